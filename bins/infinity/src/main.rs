@@ -1,0 +1,2 @@
+//! `infinity`: compress, measure and run language models.
+fn main() {}

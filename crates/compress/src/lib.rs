@@ -1,0 +1,1 @@
+//! Recipes: walk a model, apply a method to each tensor, write the result

@@ -1,0 +1,10 @@
+//! Memory-mapped reading and atomic writing of files.
+//!
+//! Two rules of the whole project live here: a model is mapped, never read whole, and nothing is
+//! written in place (temporary file in the same folder, fsync, rename, fsync of the folder).
+
+mod atomic;
+mod mapped;
+
+pub use atomic::{AtomicFile, write_atomically};
+pub use mapped::MappedFile;

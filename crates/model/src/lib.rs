@@ -1,0 +1,1 @@
+//! Architectures, weights, one decoder body, the ragged forward

@@ -1,0 +1,1 @@
+//! Quantization of whole tensors, error measures, per-tensor recipes

@@ -1,0 +1,1 @@
+//! Tensors: shapes, dtypes, storage, devices, and every operation on them
