@@ -28,7 +28,8 @@ fn close(got: &[f32], want: &[f64], tolerance: f64) {
 
 /// `x W^T` in f64.
 fn product(x: &[f32], w: &[f32], k: usize) -> Vec<f64> {
-    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+    let dot =
+        |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
     x.chunks(k).flat_map(|x| w.chunks(k).map(move |w| dot(x, w))).collect()
 }
 
@@ -127,7 +128,7 @@ fn rotary_pairs_turn_by_their_angles() {
         let mut want: Vec<f64> = x.as_f32().unwrap().iter().map(|&v| f64::from(v)).collect();
         for (row, &p) in want.chunks_mut(heads * dim).zip(&positions) {
             for head in row.chunks_mut(dim) {
-                for (i, f) in inv_freq.iter().enumerate() {
+                for (i, f) in inv_freq.iter().map(|f| f64::from(*f)).enumerate() {
                     let (a, b) = match layout {
                         RopeLayout::Interleaved => (2 * i, 2 * i + 1),
                         _ => (i, i + 3),
@@ -155,7 +156,8 @@ fn attend(q: &[f32], k: &[f64], v: &[f64], spec: &AttentionSpec) -> Vec<f64> {
         let scores: Vec<f64> = (from..n)
             .map(|p| {
                 let k = &k[p * width + at..][..dim];
-                let s = q.iter().zip(k).map(|(a, b)| f64::from(*a) * b).sum::<f64>() * f64::from(spec.scale);
+                let s = q.iter().zip(k).map(|(a, b)| f64::from(*a) * b).sum::<f64>()
+                    * f64::from(spec.scale);
                 spec.softcap.map_or(s, |c| f64::from(c) * (s / f64::from(c)).tanh())
             })
             .collect();
@@ -163,7 +165,8 @@ fn attend(q: &[f32], k: &[f64], v: &[f64], spec: &AttentionSpec) -> Vec<f64> {
         let weights: Vec<f64> = scores.iter().map(|s| (s - max).exp()).collect();
         let sum: f64 = weights.iter().sum();
         for d in 0..dim {
-            let dot = weights.iter().zip(from..).map(|(w, p)| w * v[p * width + at + d]).sum::<f64>();
+            let dot =
+                weights.iter().zip(from..).map(|(w, p)| w * v[p * width + at + d]).sum::<f64>();
             out.push(dot / sum);
         }
     }
@@ -177,11 +180,22 @@ fn chain(seq: SeqId, upto: std::ops::Range<usize>) -> Vec<AttentionRow> {
 #[test]
 fn attention_follows_its_formula_for_every_kind_of_cache() {
     let n = 150;
-    for (heads, kv_heads, dim, window, softcap) in
-        [(4, 2, 32, None, None), (6, 2, 24, Some(20), None), (2, 2, 64, None, Some(5.0)), (3, 1, 8, Some(70), Some(2.0))]
-    {
-        let spec = AttentionSpec { n_heads: heads, n_kv_heads: kv_heads, head_dim: dim, scale: 0.7, softcap, window };
-        let (q, k, v) = (matrix(n, heads * dim, 1), matrix(n, kv_heads * dim, 2), matrix(n, kv_heads * dim, 3));
+    for (heads, kv_heads, dim, window, softcap) in [
+        (4, 2, 32, None, None),
+        (6, 2, 24, Some(20), None),
+        (2, 2, 64, None, Some(5.0)),
+        (3, 1, 8, Some(70), Some(2.0)),
+    ] {
+        let spec = AttentionSpec {
+            n_heads: heads,
+            n_kv_heads: kv_heads,
+            head_dim: dim,
+            scale: 0.7,
+            softcap,
+            window,
+        };
+        let (q, k, v) =
+            (matrix(n, heads * dim, 1), matrix(n, kv_heads * dim, 2), matrix(n, kv_heads * dim, 3));
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             let layout = KvLayout { layers: 1, n_kv_heads: kv_heads, head_dim: dim, dtype };
             let mut cache = ContiguousKvCache::new(layout, n).unwrap();
@@ -202,7 +216,13 @@ fn attention_follows_its_formula_for_every_kind_of_cache() {
                 close(got.as_f32().unwrap(), &want, 2e-5);
                 // Alone, the same bits.
                 let alone = Compute::cpu().with_threads(3);
-                let one = alone.attention(&q.slice_rows(i..i + 1).unwrap(), &spec, &cache, 0, &chain(seq, i..i + 1));
+                let one = alone.attention(
+                    &q.slice_rows(i..i + 1).unwrap(),
+                    &spec,
+                    &cache,
+                    0,
+                    &chain(seq, i..i + 1),
+                );
                 assert_eq!(one.unwrap().as_f32().unwrap(), got.as_f32().unwrap());
             }
         }
@@ -211,7 +231,14 @@ fn attention_follows_its_formula_for_every_kind_of_cache() {
 
 #[test]
 fn a_branch_sees_its_ancestors_and_nothing_else() {
-    let spec = AttentionSpec { n_heads: 2, n_kv_heads: 1, head_dim: 16, scale: 0.25, softcap: None, window: None };
+    let spec = AttentionSpec {
+        n_heads: 2,
+        n_kv_heads: 1,
+        head_dim: 16,
+        scale: 0.25,
+        softcap: None,
+        window: None,
+    };
     let layout = KvLayout { layers: 1, n_kv_heads: 1, head_dim: 16, dtype: DType::F32 };
     let (k, v, q) = (noise(6 * 16, 1), noise(6 * 16, 2), matrix(1, 32, 3));
     let seq = SeqId(0);
@@ -233,15 +260,28 @@ fn a_branch_sees_its_ancestors_and_nothing_else() {
 
 #[test]
 fn encoders_see_their_own_sequence_in_both_directions() {
-    let spec = AttentionSpec { n_heads: 2, n_kv_heads: 2, head_dim: 8, scale: 0.5, softcap: None, window: None };
+    let spec = AttentionSpec {
+        n_heads: 2,
+        n_kv_heads: 2,
+        head_dim: 8,
+        scale: 0.5,
+        softcap: None,
+        window: None,
+    };
     let (q, k, v) = (matrix(7, 16, 1), matrix(7, 16, 2), matrix(7, 16, 3));
     let c = Compute::cpu();
     let both = c.attention_bidirectional(&q, &k, &v, &spec, &[4, 3]).unwrap();
     for rows in [0..4, 4..7] {
         let part = |t: &Tensor| t.slice_rows(rows.clone()).unwrap();
-        let f64s = |t: &Tensor| -> Vec<f64> { part(t).as_f32().unwrap().iter().map(|&x| f64::from(x)).collect() };
-        let want: Vec<f64> =
-            part(&q).as_f32().unwrap().chunks(16).flat_map(|q| attend(q, &f64s(&k), &f64s(&v), &spec)).collect();
+        let f64s = |t: &Tensor| -> Vec<f64> {
+            part(t).as_f32().unwrap().iter().map(|&x| f64::from(x)).collect()
+        };
+        let want: Vec<f64> = part(&q)
+            .as_f32()
+            .unwrap()
+            .chunks(16)
+            .flat_map(|q| attend(q, &f64s(&k), &f64s(&v), &spec))
+            .collect();
         close(part(&both).as_f32().unwrap(), &want, 1e-5);
     }
     assert!(c.attention_bidirectional(&q, &k, &v, &spec, &[4, 4]).is_err());
