@@ -65,9 +65,7 @@ impl Ops for Eager<'_> {
         let (norm, weight) = (&layer.norm, &layer.weight);
         Ok(match norm.kind {
             NormKind::Rms => self.compute.rms_norm(x, weight, norm.eps, norm.offset)?,
-            NormKind::Layer => {
-                self.compute.layer_norm(x, weight, layer.bias.as_ref(), norm.eps)?
-            }
+            NormKind::Layer => self.compute.layer_norm(x, weight, layer.bias.as_ref(), norm.eps)?,
         })
     }
 

@@ -74,9 +74,7 @@ pub enum Error {
         rows: usize,
     },
     /// A cache that was made for another model.
-    #[error(
-        "the cache has [layers, kv heads, head size] = {got:?}, the model needs {expected:?}"
-    )]
+    #[error("the cache has [layers, kv heads, head size] = {got:?}, the model needs {expected:?}")]
     CacheLayout {
         /// What the model needs.
         expected: [usize; 3],

@@ -49,7 +49,8 @@ impl<'a, W> Loader<'a, W> {
 
     /// The matrix or table `name` (with its suffix) and its name.
     pub(crate) fn table(&mut self, name: &str, shape: [usize; 2]) -> Result<Linear<W>, Error> {
-        let weight = (self.wrap)(name, self.numbers(name, shape.into())?)?;
+        let tensor = self.numbers(name, shape.into())?;
+        let weight = (self.wrap)(name, tensor)?;
         Ok(Linear { name: name.to_owned(), weight, bias: None })
     }
 

@@ -1,7 +1,5 @@
 //! A model of either family, and the one forward that everything goes through.
 
-use std::path::Path;
-
 use tensor::kv::{ContiguousKvCache, KvCache, KvLayout};
 use tensor::{Compute, DType, Tensor};
 
@@ -21,21 +19,13 @@ pub struct Model {
 }
 
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a model
 enum Body {
     Decoder(Decoder),
     Encoder(Encoder),
 }
 
 impl Model {
-    /// Opens a Hugging Face folder or a GGUF file, to run on the processor.
-    ///
-    /// # Errors
-    /// [`Error::UnknownArchitecture`], whatever is wrong with the files, and as [`Model::load`].
-    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let (config, source) = crate::weights::open(path.as_ref())?;
-        Self::load(config, &*source, Compute::cpu())
-    }
-
     /// Reads the weights that a configuration asks for; `compute` is what the model runs with.
     ///
     /// # Errors
@@ -186,16 +176,14 @@ impl Model {
         tap: Option<&mut dyn Tap>,
     ) -> Result<Forward, Error> {
         let tokens: Vec<u32> = batch.rows().iter().map(|row| row.token).collect();
-        let input = DecoderInput {
-            tokens: &tokens,
-            positions: &plan.positions,
-            lengths: &plan.lengths,
-        };
+        let input =
+            DecoderInput { tokens: &tokens, positions: &plan.positions, lengths: &plan.lengths };
         // A tap sees every row of every layer; otherwise the last layer ends with those wanted.
-        let wanted = match tap {
+        let wanted = match &tap {
             Some(_) => None,
             None => Some(outputs.rows()).filter(|rows| rows.len() < tokens.len()),
         };
+        let tap = tap.map(|tap| tap as &mut dyn Tap);
         let ops = &mut Eager::causal(&self.compute, cache, plan, tap);
         let states = decoder.hidden(ops, input, wanted.as_deref())?;
         let pick = |rows: &[usize]| -> Result<Tensor, Error> {

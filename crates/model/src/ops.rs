@@ -43,11 +43,8 @@ pub trait Ops {
     ///
     /// # Errors
     /// The implementation's own, as for every other method.
-    fn embedding(
-        &mut self,
-        table: &Self::Weight,
-        ids: &[u32],
-    ) -> Result<Self::Tensor, Self::Error>;
+    fn embedding(&mut self, table: &Self::Weight, ids: &[u32])
+    -> Result<Self::Tensor, Self::Error>;
 
     /// `x W^T + b`.
     fn linear(
@@ -85,11 +82,7 @@ pub trait Ops {
     ) -> Result<Self::Tensor, Self::Error>;
 
     /// `f(x)` of each element.
-    fn activation(
-        &mut self,
-        x: Self::Tensor,
-        f: Activation,
-    ) -> Result<Self::Tensor, Self::Error>;
+    fn activation(&mut self, x: Self::Tensor, f: Activation) -> Result<Self::Tensor, Self::Error>;
 
     /// `x + y`.
     fn add(&mut self, x: Self::Tensor, y: &Self::Tensor) -> Result<Self::Tensor, Self::Error>;
@@ -107,11 +100,7 @@ pub trait Ops {
     fn softmax(&mut self, x: Self::Tensor) -> Result<Self::Tensor, Self::Error>;
 
     /// The `k` largest elements of each row; of equal ones the lower column.
-    fn top_k(
-        &mut self,
-        x: &Self::Tensor,
-        k: usize,
-    ) -> Result<TopK<Self::Tensor>, Self::Error>;
+    fn top_k(&mut self, x: &Self::Tensor, k: usize) -> Result<TopK<Self::Tensor>, Self::Error>;
 
     /// Each row divided by its sum.
     fn normalise_rows(&mut self, x: Self::Tensor) -> Result<Self::Tensor, Self::Error>;
