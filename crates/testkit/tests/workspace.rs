@@ -35,6 +35,7 @@ const MAY_BE_UNSAFE: &[&str] = &["files", "cpu-kernels", "tensor"];
 const LICENCES: &[&str] = &[
     "MIT",
     "Apache-2.0",
+    "Apache-2.0 WITH LLVM-exception",
     "BSD-2-Clause",
     "BSD-3-Clause",
     "ISC",
