@@ -36,9 +36,9 @@ fn walk_metadata(metadata: &Metadata) {
 
 fn walk_array(array: &Array) {
     let walked = if let Some(strings) = array.strings() {
-        strings.inspect(|s| drop(black_box(s.len()))).count()
+        strings.inspect(|s| _ = black_box(s.len())).count()
     } else if let Some(scalars) = array.scalars() {
-        scalars.inspect(|v| drop(black_box(v.kind()))).count()
+        scalars.inspect(|v| _ = black_box(v.kind())).count()
     } else {
         let arrays = array.arrays().expect("all else was tried");
         arrays.inspect(walk_array).count()
