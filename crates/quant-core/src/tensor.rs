@@ -145,7 +145,7 @@ pub fn quantize_into(
     let matrix_rows = match importance {
         None => rows,
         Some(importance) => {
-            let matrices = if cols == 0 { 1 } else { importance.len() / cols };
+            let matrices = importance.len().checked_div(cols).unwrap_or(1);
             if matrices == 0
                 || importance.len() != matrices * cols
                 || !rows.is_multiple_of(matrices)

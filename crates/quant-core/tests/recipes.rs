@@ -10,8 +10,8 @@ use quant_core::*;
 #[derive(Default)]
 struct Case {
     facts: ModelFacts,
-    once: Vec<(String, Vec<u64>)>,
-    each: Vec<(String, Vec<u64>)>,
+    once: Vec<(String, Vec<usize>)>,
+    each: Vec<(String, Vec<usize>)>,
     chosen: Vec<(FileType, String)>,
 }
 
@@ -22,7 +22,7 @@ fn read_fixture() -> (HashMap<char, DType>, Vec<Case>) {
         let kind = words.next().expect("a kind");
         let tensor = |mut words: std::str::Split<'_, char>| {
             let name = words.next().expect("a name").to_owned();
-            (name, words.map(|n| n.parse().expect("a dimension")).collect())
+            (name, words.rev().map(|n| n.parse().expect("a dimension")).collect())
         };
         match kind {
             "types" => {
@@ -118,12 +118,12 @@ fn every_mixture_of_every_model_as_llama_cpp_has_it() {
 }
 
 /// A llama of 16 layers.
-fn llama() -> (ModelFacts, Vec<(String, Vec<u64>)>) {
+fn llama() -> (ModelFacts, Vec<(String, Vec<usize>)>) {
     let facts =
         ModelFacts { arch: "llama".into(), n_layer: 16, n_head: 32, n_head_kv: 32, n_expert: 0 };
     let mut tensors = vec![
-        ("output.weight".to_owned(), vec![2048, 1000]),
-        ("token_embd.weight".to_owned(), vec![2048, 1000]),
+        ("output.weight".to_owned(), vec![1000, 2048]),
+        ("token_embd.weight".to_owned(), vec![1000, 2048]),
     ];
     for i in 0..16 {
         for name in ["attn_q", "attn_k", "attn_v", "attn_output", "ffn_up", "ffn_down"] {
@@ -197,7 +197,7 @@ fn layers_of_experts_must_be_named() {
     let facts =
         ModelFacts { arch: "llama".into(), n_layer: 2, n_head: 4, n_head_kv: 4, n_expert: 8 };
     let of = |name| {
-        let tensors = [TensorFacts { name, shape: &[256, 256, 8], dtype: DType::F16 }];
+        let tensors = [TensorFacts { name, shape: &[8, 256, 256], dtype: DType::F16 }];
         choose(FileType::Q4_K_M, &facts, &tensors, &RecipeOptions::default())
     };
     assert_eq!(

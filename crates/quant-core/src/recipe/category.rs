@@ -108,8 +108,8 @@ const KEPT_GLM5_NEXT: &[&str] = &[
 ];
 
 /// Whether the tensor is one that recipes apply to: a weight of at least two dimensions.
-pub(super) fn is_quantized(arch: &str, name: &str, shape: &[u64]) -> bool {
-    let matrix = shape.iter().skip(1).any(|&n| n > 1);
+pub(super) fn is_quantized(arch: &str, name: &str, shape: &[usize]) -> bool {
+    let matrix = shape.iter().rev().skip(1).any(|&n| n > 1);
     let kept = KEPT.iter().any(|part| name.contains(part))
         || matches!(name, "position_embd.weight" | "token_types.weight")
         || (arch == "glm5-next" && KEPT_GLM5_NEXT.iter().any(|part| name.contains(part)));

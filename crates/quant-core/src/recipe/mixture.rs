@@ -111,7 +111,7 @@ impl<'a> Mixture<'a> {
     }
 
     fn is_expert(&self, category: Category, tensor: &TensorFacts<'_>) -> bool {
-        let stacked = tensor.shape.get(2).is_some_and(|&n| n > 1);
+        let stacked = tensor.shape.iter().rev().nth(2).is_some_and(|&n| n > 1);
         // Its projections of attention are stacked too.
         let role = self.model.arch != "bailingmoe3"
             || matches!(category, Category::FfnUp | Category::FfnGate | Category::FfnDown);
@@ -123,7 +123,7 @@ impl<'a> Mixture<'a> {
         if let Some(dtype) = self.options.output {
             return dtype;
         }
-        let partial = !tensor.shape[0].is_multiple_of(default.block_len() as u64);
+        let partial = !tensor.row_len().is_multiple_of(default.block_len());
         if self.file_type == FileType::MXFP4_MOE || self.is_falcon() || partial || default == Q8_0 {
             Q8_0
         } else if self.is_below_3_bits() || self.file_type == FileType::IQ3_XXS {

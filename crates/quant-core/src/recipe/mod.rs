@@ -35,10 +35,17 @@ pub struct ModelFacts {
 pub struct TensorFacts<'a> {
     /// Its name in a GGUF file.
     pub name: &'a str,
-    /// Its dimensions in GGUF's order: the length of a row first.
-    pub shape: &'a [u64],
+    /// Its dimensions in row-major order: the length of a row last (GGML's `ne`, reversed).
+    pub shape: &'a [usize],
     /// The type it has, which it keeps if it is not to be quantized.
     pub dtype: DType,
+}
+
+impl TensorFacts<'_> {
+    /// Elements a row; 1 for a scalar.
+    fn row_len(&self) -> usize {
+        self.shape.last().copied().unwrap_or(1)
+    }
 }
 
 /// A type for the tensors whose name the expression matches anywhere.
@@ -107,7 +114,7 @@ pub enum RecipeError {
         /// Its name.
         tensor: String,
         /// Elements a row.
-        row_len: u64,
+        row_len: usize,
         /// The type it should have.
         dtype: DType,
     },
@@ -123,7 +130,7 @@ pub enum RecipeError {
 /// use quant_core::{FileType, ModelFacts, RecipeOptions, TensorFacts, choose};
 /// let model = ModelFacts { arch: "llama".into(), n_layer: 1, n_head: 8, n_head_kv: 8, n_expert: 0 };
 /// let tensor = |name, shape| TensorFacts { name, shape, dtype: DType::F16 };
-/// let tensors = [tensor("token_embd.weight", &[512, 100]), tensor("output_norm.weight", &[512])];
+/// let tensors = [tensor("token_embd.weight", &[100, 512]), tensor("output_norm.weight", &[512])];
 /// let choices = choose(FileType::Q4_K_M, &model, &tensors, &RecipeOptions::default()).unwrap();
 /// assert_eq!(choices[0].dtype, DType::Q6_K); // without output.weight the embeddings are the output
 /// assert_eq!(choices[1].dtype, DType::F16);
@@ -186,8 +193,8 @@ fn choose_one(mixture: &mut Mixture<'_>, tensor: &TensorFacts<'_>) -> Result<Cho
 
 /// The type, or one with smaller blocks if they do not divide the rows.
 fn fallback(dtype: DType, tensor: &TensorFacts<'_>) -> Result<DType, RecipeError> {
-    let row_len = tensor.shape.first().copied().unwrap_or(1);
-    let divides = |dtype: DType| row_len.is_multiple_of(dtype.block_len() as u64);
+    let row_len = tensor.row_len();
+    let divides = |dtype: DType| row_len.is_multiple_of(dtype.block_len());
     if divides(dtype) {
         return Ok(dtype);
     }
