@@ -1,10 +1,12 @@
 //! Architectures, weights, one decoder body, the ragged forward.
 #![forbid(unsafe_code)]
 
+pub mod arch;
 pub mod batch;
 pub mod config;
 mod error;
-mod weights;
+pub mod rope_scaling;
+pub mod weights;
 
 pub use batch::{Batch, Forward, Outputs, Row, Tap};
 pub use config::{DecoderConfig, EncoderConfig, ModelConfig};
