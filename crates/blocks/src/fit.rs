@@ -174,6 +174,20 @@ pub(crate) fn fit_with_min_lanes<const N: usize, const W: usize>(
     n: u8,
     search: Search,
 ) -> WithMin<N, W> {
+    if search.absolute {
+        search_min::<N, W, true>(x, weights, n, search)
+    } else {
+        search_min::<N, W, false>(x, weights, n, search)
+    }
+}
+
+/// [`fit_with_min_lanes`], with the choice of the deviation taken at compile time.
+fn search_min<const N: usize, const W: usize, const ABSOLUTE: bool>(
+    x: &Lanes<f32, N, W>,
+    weights: &Lanes<f32, N, W>,
+    n: u8,
+    search: Search,
+) -> WithMin<N, W> {
     let n = f32::from(n);
     let (mut min, mut max) = (x[0], x[0]);
     let mut sum_w = weights[0];
@@ -192,7 +206,7 @@ pub(crate) fn fit_with_min_lanes<const N: usize, const W: usize>(
         |inverse: f32, x: f32, min: f32| (clamp(inverse * (x - min), 0.0, n) + ROUND) - ROUND;
     let deviation = |l: f32, scale: f32, min: f32, x: f32| {
         let diff = scale * l + min - x;
-        if search.absolute { diff.abs() } else { diff * diff }
+        if ABSOLUTE { diff.abs() } else { diff * diff }
     };
 
     // The rounding of the best fit is kept as the numbers it came from.
