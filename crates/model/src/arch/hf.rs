@@ -197,7 +197,7 @@ fn rotary_decoder(arch: Arch, p: &Params<'_>) -> Result<DecoderConfig, Error> {
         experts: experts(arch, p, n_layers)?,
         attention_scale: query_scale.powf(-0.5) as f32,
         attention_scale_by_layer: false,
-        // transformers' Gemma 3 reads this key and does not use it.
+        // Gemma 3 has the key too, but neither transformers nor llama.cpp caps its scores.
         attention_softcap: match arch {
             Arch::Gemma3 => None,
             _ => softcap("attn_logit_softcapping", 50.0)?,
