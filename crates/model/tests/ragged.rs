@@ -73,9 +73,8 @@ fn ragged_with_others() {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     for_each_decoder(|model, ids, expected, name| {
         let vocab = expected.len() / ids.len();
-        let mut other = |n: usize| -> Vec<u32> {
-            (0..n).map(|_| rng.random_range(0..vocab as u32)).collect()
-        };
+        let mut other =
+            |n: usize| -> Vec<u32> { (0..n).map(|_| rng.random_range(0..vocab as u32)).collect() };
         let texts = [(A, ids.to_vec()), (B, other(23)), (C, other(31))];
         let alone: Vec<Vec<f32>> =
             texts.iter().map(|(_, t)| logits(model, t).into_vec().unwrap()).collect();

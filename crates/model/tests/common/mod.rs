@@ -42,7 +42,9 @@ pub fn fixture(name: &str) -> PathBuf {
 /// Opens a model to run with exact activations on two threads.
 pub fn open(folder: &Path) -> Model {
     let compute = Compute::cpu().with_activations(tensor::Activations::Exact).with_threads(2);
-    Model::open(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())).with_compute(compute)
+    Model::open(folder)
+        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+        .with_compute(compute)
 }
 
 /// The token ids of a folder's reference.
