@@ -1,0 +1,154 @@
+//! The ragged batch: which rows a forward computes, what each of them sees, and what is wanted.
+
+use std::collections::HashMap;
+
+use tensor::kv::{KvCache, SeqId};
+use tensor::{AttentionRow, Tensor};
+
+use crate::Error;
+
+/// One token of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Row {
+    /// The token.
+    pub token: u32,
+    /// Its sequence.
+    pub seq: SeqId,
+    /// The row of this batch that it follows; `None` if it follows what the cache holds.
+    pub parent: Option<usize>,
+}
+
+/// Rows of any number of sequences: prefill chunks, decode steps, and trees of drafts together.
+///
+/// A row sees what its sequence's cache held before the batch, its ancestors in the batch, and
+/// itself. Its position is the number of those before it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Batch {
+    rows: Vec<Row>,
+    /// The last row of each sequence's chain, which [`Batch::extend`] goes on from.
+    last: HashMap<SeqId, usize>,
+}
+
+impl Batch {
+    /// A batch without rows.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Appends tokens that follow each other, after the rows of this sequence that were appended
+    /// before (or what the cache holds).
+    pub fn extend(&mut self, seq: SeqId, tokens: &[u32]) {
+        for &token in tokens {
+            let parent = self.last.get(&seq).copied();
+            self.push(Row { token, seq, parent });
+        }
+    }
+
+    /// Appends one row and returns its number; `parent` makes trees.
+    pub fn push(&mut self, row: Row) -> usize {
+        self.rows.push(row);
+        self.last.insert(row.seq, self.rows.len() - 1);
+        self.rows.len() - 1
+    }
+
+    /// The rows in order.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// How many rows there are.
+    pub fn len(&self) -> usize {
+        self.rows.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.rows.is_empty()
+    }
+
+    /// Where each row lies and what it sees, given the cache before the batch.
+    ///
+    /// # Errors
+    /// [`Error::InvalidParent`].
+    pub fn plan(&self, cache: &dyn KvCache) -> Result<Plan, Error> {
+        let mut next: HashMap<SeqId, usize> = HashMap::new();
+        let mut plan = Plan::default();
+        for (i, row) in self.rows.iter().enumerate() {
+            let base = cache.len(row.seq);
+            let slot = next.entry(row.seq).or_insert(base);
+            let seen = match row.parent {
+                None => AttentionRow { seq: row.seq, prefix: base, branch: Vec::new() },
+                Some(p) if p < i && self.rows[p].seq == row.seq => plan.seen[p].clone(),
+                Some(parent) => return Err(Error::InvalidParent { row: i, parent }),
+            };
+            plan.positions.push(seen.visible() as u32);
+            plan.seen.push(with_slot(seen, *slot));
+            plan.slots.push(*slot);
+            *slot += 1;
+        }
+        plan.reserve = next.into_iter().map(|(s, end)| (s, end - cache.len(s))).collect();
+        plan.reserve.sort_unstable_by_key(|&(s, _)| s);
+        Ok(plan)
+    }
+}
+
+/// What a row sees, with one more slot at the end: part of the prefix while there is no gap.
+fn with_slot(mut seen: AttentionRow, slot: usize) -> AttentionRow {
+    if seen.branch.is_empty() && slot == seen.prefix {
+        seen.prefix += 1;
+    } else {
+        seen.branch.push(slot);
+    }
+    seen
+}
+
+/// A batch laid out against a cache: one entry a row in each vector.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Plan {
+    /// The position of each row.
+    pub positions: Vec<u32>,
+    /// The slot that its key and value go to.
+    pub slots: Vec<usize>,
+    /// What it sees, its own slot included.
+    pub seen: Vec<AttentionRow>,
+    /// How many slots each sequence needs.
+    pub reserve: Vec<(SeqId, usize)>,
+}
+
+/// Which rows' results a forward returns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Outputs {
+    /// Rows whose logits are wanted.
+    pub logits: Vec<usize>,
+    /// Rows whose hidden states after the last norm are wanted.
+    pub hidden: Vec<usize>,
+}
+
+impl Outputs {
+    /// The logits of the last row of each sequence.
+    pub fn last_logits(batch: &Batch) -> Self {
+        let mut logits: Vec<usize> = batch.last.values().copied().collect();
+        logits.sort_unstable();
+        Self { logits, hidden: Vec::new() }
+    }
+
+    /// The logits of every row.
+    pub fn all_logits(batch: &Batch) -> Self {
+        Self { logits: (0..batch.len()).collect(), hidden: Vec::new() }
+    }
+}
+
+/// What a forward returns.
+#[derive(Clone, Debug)]
+pub struct Forward {
+    /// `[outputs.logits.len(), vocab_size]`, rows in the order asked.
+    pub logits: Tensor,
+    /// `[outputs.hidden.len(), hidden_size]`, rows in the order asked.
+    pub hidden: Tensor,
+}
+
+/// Watches the input of every linear layer (calibration).
+pub trait Tap {
+    /// `x` `[rows, in]` is about to be multiplied by the weight of this name.
+    fn linear_input(&mut self, weight: &str, x: &Tensor);
+}

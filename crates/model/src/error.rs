@@ -1,0 +1,116 @@
+use std::path::PathBuf;
+
+use tensor::{DType, Shape};
+
+/// What can be wrong with a model or a batch.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// An architecture this crate does not know.
+    #[error("unknown architecture '{name}'; known are {}", known.join(", "))]
+    UnknownArchitecture {
+        /// As the file names it.
+        name: String,
+        /// Those that are known.
+        known: Vec<&'static str>,
+    },
+    /// A parameter that is not there.
+    #[error("the configuration has no '{key}'")]
+    MissingParameter {
+        /// Its key.
+        key: String,
+    },
+    /// A parameter whose value makes no sense.
+    #[error("'{key}' = {value}: expected {expected}")]
+    InvalidParameter {
+        /// Its key.
+        key: String,
+        /// Its value.
+        value: String,
+        /// What would make sense.
+        expected: String,
+    },
+    /// A tensor that is not there.
+    #[error("the checkpoint has no tensor '{name}'")]
+    MissingTensor {
+        /// Its name.
+        name: String,
+    },
+    /// A tensor of another shape than the configuration says.
+    #[error("tensor '{name}' has shape {got}, the configuration asks for {expected}")]
+    TensorShape {
+        /// Its name.
+        name: String,
+        /// By the configuration.
+        expected: Shape,
+        /// As it is.
+        got: Shape,
+    },
+    /// A tensor of a type that cannot be used here.
+    #[error("tensor '{name}' has type {dtype}, which cannot be used as a weight")]
+    TensorType {
+        /// Its name.
+        name: String,
+        /// Its type.
+        dtype: DType,
+    },
+    /// A token id beyond the vocabulary.
+    #[error("token id {id} is beyond the vocabulary of {vocab_size}")]
+    TokenOutOfRange {
+        /// The id.
+        id: u32,
+        /// The vocabulary.
+        vocab_size: usize,
+    },
+    /// A row whose parent is no earlier row of its sequence in the batch.
+    #[error("row {row}: its parent {parent} is no earlier row of the same sequence")]
+    InvalidParent {
+        /// The row.
+        row: usize,
+        /// Its parent.
+        parent: usize,
+    },
+    /// A position that the model's learned table does not have.
+    #[error("position {position} is beyond the {len} that the model knows")]
+    PositionOutOfRange {
+        /// The position.
+        position: usize,
+        /// How many there are.
+        len: usize,
+    },
+    /// Something asked of a model of the other family.
+    #[error("'{architecture}' is {family}; {hint}")]
+    WrongFamily {
+        /// The architecture.
+        architecture: String,
+        /// What it is.
+        family: &'static str,
+        /// What to do.
+        hint: &'static str,
+    },
+    /// A file that cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// JSON that cannot be read.
+    #[error("{path}: {source}")]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: serde_json::Error,
+    },
+    /// An operation on tensors failed.
+    #[error(transparent)]
+    Tensor(#[from] tensor::Error),
+    /// The key-value cache refused.
+    #[error(transparent)]
+    Kv(#[from] tensor::kv::KvError),
+    /// A GGUF file that cannot be read.
+    #[error(transparent)]
+    Gguf(#[from] gguf::Error),
+}

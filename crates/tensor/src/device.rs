@@ -1,0 +1,124 @@
+//! Devices: which there are, and their names.
+
+use std::fmt;
+use std::str::FromStr;
+
+use crate::{Error, Result};
+
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
+
+/// Where tensors lie and operations run.
+///
+/// `Cuda` exists in every build, so that a program can name it and be told what is missing; only
+/// the feature `cuda` makes it usable.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Device {
+    /// This machine's processor and memory.
+    #[default]
+    Cpu,
+    /// The NVIDIA GPU of this ordinal.
+    Cuda(usize),
+}
+
+/// One device that can be used.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct DeviceInfo {
+    /// How it is named.
+    pub device: Device,
+    /// What its maker calls it.
+    pub name: String,
+    /// Its memory in bytes, where it tells.
+    pub memory: Option<u64>,
+    /// Compute capability of a GPU, major and minor.
+    pub compute_capability: Option<(i32, i32)>,
+}
+
+impl Device {
+    /// Every device that this build can use on this machine; the processor is always one.
+    pub fn list() -> Vec<DeviceInfo> {
+        let cpu = DeviceInfo {
+            device: Device::Cpu,
+            name: format!("{} threads, {}", cpu_kernels::ThreadPool::global().threads(), crate::Isa::active()),
+            memory: None,
+            compute_capability: None,
+        };
+        #[allow(unused_mut)]
+        let mut all = vec![cpu];
+        #[cfg(feature = "cuda")]
+        all.extend(cuda::list().unwrap_or_default());
+        all
+    }
+
+    /// This device, if it can be used.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`] says what is missing.
+    pub fn available(self) -> Result<Device> {
+        match self {
+            Device::Cpu => Ok(self),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => cuda::check(ordinal).map(|()| self),
+            #[cfg(not(feature = "cuda"))]
+            Device::Cuda(_) => Err(unavailable(&self)),
+        }
+    }
+}
+
+#[cfg(not(feature = "cuda"))]
+pub(crate) fn unavailable(device: &Device) -> Error {
+    Error::DeviceUnavailable {
+        device: device.to_string(),
+        reason: "this program was built without CUDA; build it with --features cuda".into(),
+    }
+}
+
+impl fmt::Display for Device {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Device::Cpu => f.write_str("cpu"),
+            Device::Cuda(n) => write!(f, "cuda:{n}"),
+        }
+    }
+}
+
+impl FromStr for Device {
+    type Err = Error;
+
+    /// Reads `cpu`, `cuda` (the first GPU) or `cuda:N`.
+    fn from_str(s: &str) -> Result<Self> {
+        let unknown = || Error::UnknownDevice(s.to_owned());
+        match s.split_once(':') {
+            None if s == "cpu" => Ok(Device::Cpu),
+            None if s == "cuda" => Ok(Device::Cuda(0)),
+            Some(("cuda", n)) => n.parse().map(Device::Cuda).map_err(|_| unknown()),
+            _ => Err(unknown()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_read_and_written() {
+        for (text, device) in [("cpu", Device::Cpu), ("cuda:3", Device::Cuda(3))] {
+            assert_eq!(text.parse::<Device>().unwrap(), device);
+            assert_eq!(device.to_string(), text);
+        }
+        assert_eq!("cuda".parse::<Device>().unwrap(), Device::Cuda(0));
+        for bad in ["", "gpu", "cuda:", "cuda:x", "cuda:-1", "cpu:0"] {
+            assert!(bad.parse::<Device>().is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_missing_gpu_is_named() {
+        let e = Device::Cuda(999).available().unwrap_err().to_string();
+        assert!(e.starts_with("cuda:999: "), "{e}");
+        assert_eq!(Device::list()[0].device, Device::Cpu);
+    }
+}

@@ -1,0 +1,79 @@
+use blocks::DType;
+
+use crate::{Device, Shape};
+
+/// What can be wrong with an operation on tensors.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The shapes do not fit the operation.
+    #[error("{op}: shapes {got} do not fit, expected {expected}")]
+    Shapes {
+        /// The operation.
+        op: &'static str,
+        /// What it needs.
+        expected: String,
+        /// What it was given.
+        got: String,
+    },
+    /// The operation is not defined for this element type.
+    #[error("{op}: expected elements of type {expected}, got {got}")]
+    UnexpectedDType {
+        /// The operation.
+        op: &'static str,
+        /// The type it needs.
+        expected: DType,
+        /// The type it was given.
+        got: DType,
+    },
+    /// The bytes are not those of a tensor of this type and shape.
+    #[error("a {dtype} tensor of shape {shape} does not have {bytes} bytes")]
+    Bytes {
+        /// Its type.
+        dtype: DType,
+        /// Its shape.
+        shape: Shape,
+        /// The bytes given.
+        bytes: usize,
+    },
+    /// A row or element number beyond the tensor.
+    #[error("{op}: index {index} is beyond {len}")]
+    Index {
+        /// The operation.
+        op: &'static str,
+        /// The index.
+        index: usize,
+        /// How many there are.
+        len: usize,
+    },
+    /// The tensor lies on another device than the operation runs on.
+    #[error("{op}: the tensor is on {got}, the operation runs on {expected}")]
+    WrongDevice {
+        /// The operation.
+        op: &'static str,
+        /// Where it runs.
+        expected: Device,
+        /// Where the tensor is.
+        got: Device,
+    },
+    /// The device is not there, or this build cannot use it.
+    #[error("{device}: {reason}")]
+    DeviceUnavailable {
+        /// The device as named by the user.
+        device: String,
+        /// What is missing, and what to do.
+        reason: String,
+    },
+    /// A device name that cannot be read.
+    #[error("unknown device '{0}': expected cpu, cuda or cuda:N")]
+    UnknownDevice(String),
+    /// A kernel's complaint.
+    #[error(transparent)]
+    Kernel(#[from] cpu_kernels::KernelError),
+    /// Blocks that cannot be decoded or encoded.
+    #[error(transparent)]
+    Block(#[from] blocks::BlockError),
+    /// The key-value cache has no room or does not know the sequence.
+    #[error(transparent)]
+    Kv(#[from] crate::kv::KvError),
+}

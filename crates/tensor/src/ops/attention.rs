@@ -1,0 +1,166 @@
+//! Attention over runs of keys and values.
+
+use std::ops::Range;
+
+use cpu_kernels::attention::{self, AttentionConfig, KvRun, QueryRow};
+use blocks::DType;
+
+use super::shapes;
+use crate::kv::{KvCache, SeqId};
+use crate::{Compute, Result, Tensor};
+
+/// The shape of an attention and how scores are formed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AttentionSpec {
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key-value heads; query head `h` reads head `h / (n_heads / n_kv_heads)`.
+    pub n_kv_heads: usize,
+    /// Elements a head.
+    pub head_dim: usize,
+    /// Scores are multiplied by this, usually `head_dim^-0.5`.
+    pub scale: f32,
+    /// Scores are capped softly to this (Gemma 2).
+    pub softcap: Option<f32>,
+    /// A row sees at most this many positions, its own included (Mistral, Gemma).
+    pub window: Option<usize>,
+}
+
+impl AttentionSpec {
+    fn config(&self, kv_dtype: DType) -> AttentionConfig {
+        AttentionConfig {
+            n_heads: self.n_heads,
+            n_kv_heads: self.n_kv_heads,
+            head_dim: self.head_dim,
+            scale: self.scale,
+            softcap: self.softcap,
+            kv_dtype,
+        }
+    }
+}
+
+/// What a row of a batch sees of its sequence: a prefix of the slots, then single slots (its
+/// ancestors in a tree of drafts), itself last.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttentionRow {
+    /// Its sequence.
+    pub seq: SeqId,
+    /// Slots `0..prefix` are seen.
+    pub prefix: usize,
+    /// Further slots, ascending; none for a row that extends a sequence without branching.
+    pub branch: Vec<usize>,
+}
+
+impl AttentionRow {
+    /// How many positions the row sees without a window; its own position is one less.
+    pub fn visible(&self) -> usize {
+        self.prefix + self.branch.len()
+    }
+}
+
+impl Compute {
+    /// Causal attention of `q` `[rows, n_heads * head_dim]` over one layer of a cache whose slots
+    /// for these rows are already written; `[rows, n_heads * head_dim]`.
+    ///
+    /// `o = softmax(scale * q K^T) V` over the positions that the row sees (Vaswani et al. 2017,
+    /// eq. 1), by online softmax in tiles counted in positions, so that neither pages nor
+    /// batch-mates change a bit of the result.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shapes`] if `q` does not fit; [`crate::kv::KvError`] for a slot not there.
+    pub fn attention(
+        &self,
+        q: &Tensor,
+        spec: &AttentionSpec,
+        cache: &dyn KvCache,
+        layer: usize,
+        rows: &[AttentionRow],
+    ) -> Result<Tensor> {
+        self.expect_here("attention", &[q])?;
+        let width = spec.n_heads * spec.head_dim;
+        if q.rows() != rows.len() || q.cols() != width {
+            let expected = format!("q [{}, {width}]", rows.len());
+            return Err(shapes("attention", expected, &[q]));
+        }
+        // Rows of one sequence share its runs; a branching row has its own list.
+        let mut runs: Vec<KvRun<'_>> = Vec::new();
+        let mut shared: Option<(SeqId, Range<usize>)> = None;
+        let mut lists: Vec<Range<usize>> = Vec::with_capacity(rows.len());
+        for row in rows {
+            if row.branch.is_empty()
+                && let Some((seq, list)) = &shared
+                && *seq == row.seq
+            {
+                lists.push(list.clone());
+                continue;
+            }
+            let start = runs.len();
+            if row.branch.is_empty() {
+                cache.runs(layer, row.seq, 0..cache.len(row.seq), &mut runs)?;
+                shared = Some((row.seq, start..runs.len()));
+            } else {
+                cache.runs(layer, row.seq, 0..row.prefix, &mut runs)?;
+                for &slot in &row.branch {
+                    cache.runs(layer, row.seq, slot..slot + 1, &mut runs)?;
+                }
+            }
+            lists.push(start..runs.len());
+        }
+        let queries: Vec<QueryRow<'_>> = rows
+            .iter()
+            .zip(lists)
+            .map(|(row, list)| {
+                let to = row.visible();
+                let from = spec.window.map_or(0, |w| to.saturating_sub(w));
+                QueryRow { runs: &runs[list], from, to }
+            })
+            .collect();
+        self.attend(q, &spec.config(cache.layout().dtype), &queries)
+    }
+
+    /// Attention without a cache, in both directions: every row of `q`, `k`, `v`
+    /// (`[rows, heads * head_dim]`, several sequences behind each other) sees all rows of its own
+    /// sequence; `lengths` are the sequences' lengths.
+    ///
+    /// # Errors
+    /// [`crate::Error::Shapes`] if the tensors or lengths do not fit.
+    pub fn attention_bidirectional(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        spec: &AttentionSpec,
+        lengths: &[usize],
+    ) -> Result<Tensor> {
+        self.expect_here("attention_bidirectional", &[q, k, v])?;
+        let kv_width = spec.n_kv_heads * spec.head_dim;
+        let total: usize = lengths.iter().sum();
+        let fits = |t: &Tensor, width: usize| t.rows() == total && t.cols() == width;
+        if !fits(q, spec.n_heads * spec.head_dim) || !fits(k, kv_width) || !fits(v, kv_width) {
+            let expected = format!("{total} rows of whole heads");
+            return Err(shapes("attention_bidirectional", expected, &[q, k, v]));
+        }
+        let (keys, values) = (k.bytes()?, v.bytes()?);
+        let mut runs = Vec::with_capacity(lengths.len());
+        let mut start = 0;
+        for &len in lengths {
+            let bytes = start * kv_width * 4..(start + len) * kv_width * 4;
+            runs.push(KvRun { keys: &keys[bytes.clone()], values: &values[bytes], len });
+            start += len;
+        }
+        let queries: Vec<QueryRow<'_>> = runs
+            .iter()
+            .flat_map(|run| {
+                let row = QueryRow { runs: std::slice::from_ref(run), from: 0, to: run.len };
+                std::iter::repeat_n(row, run.len)
+            })
+            .collect();
+        self.attend(q, &spec.config(DType::F32), &queries)
+    }
+
+    fn attend(&self, q: &Tensor, config: &AttentionConfig, rows: &[QueryRow<'_>]) -> Result<Tensor> {
+        let mut out = vec![0.0; q.rows() * q.cols()];
+        attention::attention(self.pool(), self.isa(), config, q.as_f32()?, rows, &mut out)?;
+        Tensor::from_vec([q.rows(), q.cols()], out)
+    }
+}

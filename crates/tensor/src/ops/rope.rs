@@ -1,0 +1,63 @@
+//! Rotary position embedding (Su et al. 2021).
+
+use cpu_kernels::rope::{self, RopeLayout};
+
+use super::shapes;
+use crate::{Compute, Error, Result, Tensor};
+
+/// The angles of a batch's rows: cosine and sine for each pair of elements, already scaled.
+#[derive(Clone, Debug)]
+pub struct Rope {
+    /// Elements of each head that turn; the others pass through.
+    pub rotary_dim: usize,
+    /// Which elements form a pair.
+    pub layout: RopeLayout,
+    /// `[rows, rotary_dim / 2]`.
+    pub cos: Vec<f32>,
+    /// `[rows, rotary_dim / 2]`.
+    pub sin: Vec<f32>,
+}
+
+impl Rope {
+    /// The angles `position * inv_freq[i]` of each row; cosine and sine are multiplied by
+    /// `magnitude` (yarn's attention factor).
+    pub fn new(positions: &[u32], inv_freq: &[f32], magnitude: f32, layout: RopeLayout) -> Self {
+        let n = positions.len() * inv_freq.len();
+        let (mut cos, mut sin) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        for &p in positions {
+            for &f in inv_freq {
+                // As transformers: the product is rounded to f32 before cosine and sine.
+                let angle = f64::from(p as f32 * f);
+                cos.push(angle.cos() as f32 * magnitude);
+                sin.push(angle.sin() as f32 * magnitude);
+            }
+        }
+        Self { rotary_dim: inv_freq.len() * 2, layout, cos, sin }
+    }
+}
+
+impl Compute {
+    /// Turns each head of `x` `[rows, heads * head_dim]` by its row's angles, in place where `x` is
+    /// not shared.
+    ///
+    /// # Errors
+    /// [`Error::Shapes`] if heads or rows do not fit.
+    pub fn rope(&self, mut x: Tensor, head_dim: usize, rope: &Rope) -> Result<Tensor> {
+        self.expect_here("rope", &[&x])?;
+        let n = x.rows() * (rope.rotary_dim / 2);
+        if head_dim == 0 || !x.cols().is_multiple_of(head_dim) || rope.rotary_dim > head_dim {
+            return Err(shapes("rope", format!("[rows, heads * {head_dim}]"), &[&x]));
+        }
+        if rope.cos.len() != n || rope.sin.len() != n {
+            return Err(Error::Shapes {
+                op: "rope",
+                expected: format!("{n} angles"),
+                got: rope.cos.len().to_string(),
+            });
+        }
+        let heads = x.cols() / head_dim;
+        let (dim, layout) = (rope.rotary_dim, rope.layout);
+        rope::apply(self.pool(), x.as_f32_mut()?, heads, head_dim, dim, &rope.cos, &rope.sin, layout);
+        Ok(x)
+    }
+}

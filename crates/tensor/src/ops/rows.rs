@@ -1,0 +1,109 @@
+//! Rows of a matrix picked, added up and ranked: what routing to experts needs.
+
+use super::shapes;
+use crate::{Compute, Error, Result, Tensor};
+
+impl Compute {
+    /// Rows `indices` of an f32 matrix: `[indices.len(), cols]`.
+    ///
+    /// # Errors
+    /// [`Error::Index`] for a row beyond the matrix.
+    pub fn gather_rows(&self, x: &Tensor, indices: &[usize]) -> Result<Tensor> {
+        self.expect_here("gather_rows", &[x])?;
+        let (rows, cols, source) = (x.rows(), x.cols(), x.as_f32()?);
+        let mut out = Vec::with_capacity(indices.len() * cols);
+        for &i in indices {
+            if i >= rows {
+                return Err(Error::Index { op: "gather_rows", index: i, len: rows });
+            }
+            out.extend_from_slice(&source[i * cols..(i + 1) * cols]);
+        }
+        Tensor::from_vec([indices.len(), cols], out)
+    }
+
+    /// `acc[indices[i]] += weights[i] * y[i]` for each row of `y`, in place where `acc` is not
+    /// shared.
+    ///
+    /// # Errors
+    /// [`Error::Shapes`] or [`Error::Index`].
+    pub fn scatter_add_rows(
+        &self,
+        mut acc: Tensor,
+        indices: &[usize],
+        weights: &[f32],
+        y: &Tensor,
+    ) -> Result<Tensor> {
+        self.expect_here("scatter_add_rows", &[&acc, y])?;
+        let (rows, cols) = (acc.rows(), acc.cols());
+        if y.cols() != cols || y.rows() != indices.len() || weights.len() != indices.len() {
+            return Err(shapes("scatter_add_rows", "a row and a weight an index", &[&acc, y]));
+        }
+        if let Some(&index) = indices.iter().find(|&&i| i >= rows) {
+            return Err(Error::Index { op: "scatter_add_rows", index, len: rows });
+        }
+        let (out, source) = (acc.as_f32_mut()?, y.as_f32()?);
+        for ((&i, &w), row) in indices.iter().zip(weights).zip(source.chunks_exact(cols.max(1))) {
+            for (a, b) in out[i * cols..(i + 1) * cols].iter_mut().zip(row) {
+                *a += w * b;
+            }
+        }
+        Ok(acc)
+    }
+
+    /// The `k` largest elements of each row with their columns, largest first; of equal elements
+    /// the lower column.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if a row has fewer than `k`.
+    pub fn top_k(&self, x: &Tensor, k: usize) -> Result<Vec<Vec<(usize, f32)>>> {
+        self.expect_here("top_k", &[x])?;
+        if k > x.cols() {
+            return Err(Error::Index { op: "top_k", index: k, len: x.cols() });
+        }
+        let best = |row: &[f32]| {
+            let mut order: Vec<(usize, f32)> = row.iter().copied().enumerate().collect();
+            order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+            order.truncate(k);
+            order
+        };
+        Ok(x.as_f32()?.chunks_exact(x.cols().max(1)).map(best).collect())
+    }
+
+    /// Columns `columns` of an f32 matrix, copied: `[rows, columns.len()]`.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if there are fewer columns.
+    pub fn slice_cols(&self, x: &Tensor, columns: std::ops::Range<usize>) -> Result<Tensor> {
+        self.expect_here("slice_cols", &[x])?;
+        let cols = x.cols();
+        if columns.end > cols || columns.start > columns.end {
+            return Err(Error::Index { op: "slice_cols", index: columns.end, len: cols });
+        }
+        let out = x.as_f32()?.chunks_exact(cols.max(1)).flat_map(|r| &r[columns.clone()]);
+        Tensor::from_vec([x.rows(), columns.len()], out.copied().collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_are_picked_and_added() {
+        let c = Compute::cpu();
+        let x = Tensor::from_vec([3, 2], vec![0.0, 1.0, 2.0, 3.0, 4.0, 5.0]).unwrap();
+        let y = c.gather_rows(&x, &[2, 0]).unwrap();
+        assert_eq!(y.as_f32().unwrap(), [4.0, 5.0, 0.0, 1.0]);
+        let z = c.scatter_add_rows(x.clone(), &[0, 0], &[1.0, 10.0], &y).unwrap();
+        assert_eq!(z.as_f32().unwrap(), [4.0, 16.0, 2.0, 3.0, 4.0, 5.0]);
+        assert!(c.gather_rows(&x, &[3]).is_err());
+        assert!(c.scatter_add_rows(x.clone(), &[3, 0], &[1.0, 1.0], &y).is_err());
+        assert_eq!(c.slice_cols(&x, 1..2).unwrap().as_f32().unwrap(), [1.0, 3.0, 5.0]);
+    }
+
+    #[test]
+    fn the_largest_come_first_and_ties_go_to_the_lower_column() {
+        let x = Tensor::from_vec([1, 4], vec![1.0, 3.0, 3.0, 2.0]).unwrap();
+        assert_eq!(Compute::cpu().top_k(&x, 3).unwrap(), [[(1, 3.0), (2, 3.0), (3, 2.0)]]);
+    }
+}

@@ -1,0 +1,58 @@
+use std::ops::Range;
+use std::sync::Arc;
+
+use files::MappedFile;
+
+/// Where the bytes of a tensor lie. Clones share them.
+#[derive(Clone, Debug)]
+pub(crate) enum Storage {
+    /// `f32` elements of our own; the bytes begin at an element of the vector.
+    F32(Arc<Vec<f32>>),
+    /// Bytes of our own, aligned for every plain element type.
+    Bytes(Arc<AlignedBytes>),
+    /// A part of a mapped file.
+    Mapped(MappedFile),
+    /// A buffer on a GPU.
+    #[cfg(feature = "cuda")]
+    Cuda(crate::device::cuda::Buffer),
+}
+
+impl Storage {
+    /// The bytes, if they lie in this machine's memory.
+    pub(crate) fn host(&self, range: &Range<usize>) -> Option<&[u8]> {
+        match self {
+            Storage::F32(v) => Some(&bytemuck::cast_slice(v)[range.clone()]),
+            Storage::Bytes(b) => Some(&b.bytes()[range.clone()]),
+            Storage::Mapped(m) => Some(&m.bytes()[range.clone()]),
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(_) => None,
+        }
+    }
+}
+
+/// Bytes that begin at a multiple of eight.
+#[derive(Debug)]
+pub(crate) struct AlignedBytes {
+    words: Vec<u64>,
+    len: usize,
+}
+
+impl AlignedBytes {
+    pub(crate) fn zeroed(len: usize) -> Self {
+        Self { words: vec![0; len.div_ceil(8)], len }
+    }
+
+    pub(crate) fn copy_of(bytes: &[u8]) -> Self {
+        let mut b = Self::zeroed(bytes.len());
+        b.bytes_mut().copy_from_slice(bytes);
+        b
+    }
+
+    pub(crate) fn bytes(&self) -> &[u8] {
+        &bytemuck::cast_slice(&self.words)[..self.len]
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut bytemuck::cast_slice_mut(&mut self.words)[..self.len]
+    }
+}

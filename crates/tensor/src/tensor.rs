@@ -1,0 +1,343 @@
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use blocks::DType;
+use files::MappedFile;
+use ndarray::{ArrayView2, ArrayViewD, IxDyn};
+
+use crate::storage::{AlignedBytes, Storage};
+use crate::{Device, Error, Result, Shape};
+
+/// A row-major array of elements of one [`DType`].
+///
+/// Clones and row ranges share the storage; nothing is copied until it is written. Blocks run along
+/// the last dimension, whose length must be a multiple of [`DType::block_len`].
+#[derive(Clone)]
+pub struct Tensor {
+    dtype: DType,
+    shape: Shape,
+    storage: Storage,
+    /// The bytes of the storage that are this tensor's.
+    range: Range<usize>,
+}
+
+impl Tensor {
+    /// An `f32` tensor of these elements.
+    ///
+    /// # Errors
+    /// [`Error::Bytes`] if their number is not that of the shape.
+    pub fn from_vec(shape: impl Into<Shape>, elements: Vec<f32>) -> Result<Self> {
+        let shape = shape.into();
+        let range = checked_range(DType::F32, &shape, 0..elements.len() * 4)?;
+        Ok(Self { dtype: DType::F32, shape, storage: Storage::F32(Arc::new(elements)), range })
+    }
+
+    /// A tensor of any type that copies its bytes, little-endian elements or blocks.
+    ///
+    /// # Errors
+    /// [`Error::Bytes`] if their number is not that of type and shape.
+    pub fn from_bytes(dtype: DType, shape: impl Into<Shape>, bytes: &[u8]) -> Result<Self> {
+        let shape = shape.into();
+        let range = checked_range(dtype, &shape, 0..bytes.len())?;
+        let storage = Storage::Bytes(Arc::new(AlignedBytes::copy_of(bytes)));
+        Ok(Self { dtype, shape, storage, range })
+    }
+
+    /// A tensor whose bytes are a part of a mapped file; nothing is read.
+    ///
+    /// # Errors
+    /// [`Error::Bytes`] if the range is not within the file or its length not that of the tensor.
+    pub fn mapped(
+        dtype: DType,
+        shape: impl Into<Shape>,
+        file: MappedFile,
+        range: Range<usize>,
+    ) -> Result<Self> {
+        let shape = shape.into();
+        if range.end > file.len() {
+            return Err(Error::Bytes { dtype, shape, bytes: file.len() });
+        }
+        let range = checked_range(dtype, &shape, range)?;
+        Ok(Self { dtype, shape, storage: Storage::Mapped(file), range })
+    }
+
+    /// An `f32` tensor of zeros.
+    ///
+    /// # Errors
+    /// [`Error::Bytes`] if the size overflows.
+    pub fn zeros(shape: impl Into<Shape>) -> Result<Self> {
+        let shape = shape.into();
+        match shape.elements() {
+            Some(n) => Self::from_vec(shape, vec![0.0; n]),
+            None => Err(Error::Bytes { dtype: DType::F32, shape, bytes: 0 }),
+        }
+    }
+
+    /// How its elements are stored.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// The lengths of its dimensions, outermost first.
+    pub fn shape(&self) -> &Shape {
+        &self.shape
+    }
+
+    /// The product of all dimensions but the last.
+    pub fn rows(&self) -> usize {
+        self.shape.rows()
+    }
+
+    /// The length of the last dimension.
+    pub fn cols(&self) -> usize {
+        self.shape.cols()
+    }
+
+    /// How many bytes its elements take.
+    pub fn byte_len(&self) -> usize {
+        self.range.len()
+    }
+
+    /// Where it lies.
+    pub fn device(&self) -> Device {
+        match &self.storage {
+            #[cfg(feature = "cuda")]
+            Storage::Cuda(b) => b.device(),
+            _ => Device::Cpu,
+        }
+    }
+
+    /// Its bytes, little-endian elements or blocks.
+    ///
+    /// # Errors
+    /// [`Error::WrongDevice`] if it is not in this machine's memory.
+    pub fn bytes(&self) -> Result<&[u8]> {
+        self.storage.host(&self.range).ok_or_else(|| Error::WrongDevice {
+            op: "bytes",
+            expected: Device::Cpu,
+            got: self.device(),
+        })
+    }
+
+    /// Its elements, without copying.
+    ///
+    /// # Errors
+    /// [`Error::UnexpectedDType`] if they are not `f32` (or lie unaligned in a mapped file, which
+    /// [`Tensor::to_f32`] handles), [`Error::WrongDevice`] if they are not in memory.
+    pub fn as_f32(&self) -> Result<&[f32]> {
+        let unexpected =
+            Error::UnexpectedDType { op: "as_f32", expected: DType::F32, got: self.dtype };
+        if self.dtype != DType::F32 {
+            return Err(unexpected);
+        }
+        bytemuck::try_cast_slice(self.bytes()?).map_err(|_| unexpected)
+    }
+
+    /// Its elements for writing; copied first if they are shared or not this tensor's own.
+    ///
+    /// # Errors
+    /// As [`Tensor::as_f32`].
+    pub fn as_f32_mut(&mut self) -> Result<&mut [f32]> {
+        if self.dtype != DType::F32 {
+            return Err(Error::UnexpectedDType {
+                op: "as_f32_mut",
+                expected: DType::F32,
+                got: self.dtype,
+            });
+        }
+        let own = match &mut self.storage {
+            Storage::F32(v) => Arc::get_mut(v).is_some(),
+            _ => false,
+        };
+        if !own {
+            *self = Tensor::from_vec(self.shape.clone(), self.decoded()?)?;
+        }
+        let range = self.range.start / 4..self.range.end / 4;
+        match &mut self.storage {
+            Storage::F32(v) => Ok(&mut Arc::make_mut(v)[range]),
+            _ => unreachable!("made an owned f32 tensor just above"),
+        }
+    }
+
+    /// Its elements as a vector; not copied if they are this tensor's own.
+    ///
+    /// # Errors
+    /// As [`Tensor::to_f32`].
+    pub fn into_vec(self) -> Result<Vec<f32>> {
+        let whole = match &self.storage {
+            Storage::F32(v) => self.range == (0..v.len() * 4),
+            _ => false,
+        };
+        match self.storage {
+            Storage::F32(v) if whole => Ok(Arc::try_unwrap(v).unwrap_or_else(|v| v.to_vec())),
+            _ => self.decoded(),
+        }
+    }
+
+    /// The same elements as `f32`, decoded if they are of another type.
+    ///
+    /// # Errors
+    /// [`Error::Block`] for a type that does not decode to numbers, [`Error::WrongDevice`] if they
+    /// are not in memory.
+    pub fn to_f32(&self) -> Result<Tensor> {
+        if self.as_f32().is_ok() {
+            return Ok(self.clone());
+        }
+        Tensor::from_vec(self.shape.clone(), self.decoded()?)
+    }
+
+    fn decoded(&self) -> Result<Vec<f32>> {
+        let mut out = vec![0.0; self.shape.elements().unwrap_or(0)];
+        blocks::decode(self.dtype, self.bytes()?, &mut out)?;
+        Ok(out)
+    }
+
+    /// The same elements as plain numbers or blocks of another type.
+    ///
+    /// # Errors
+    /// [`Error::Block`] if `dtype` cannot be encoded or its blocks do not divide a row.
+    pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
+        if dtype == self.dtype {
+            return Ok(self.clone());
+        }
+        let source = self.to_f32()?;
+        let elements = source.as_f32()?;
+        let len = match self.cols().is_multiple_of(dtype.block_len()) {
+            true => dtype.bytes_for(elements.len()),
+            false => None,
+        };
+        let len = len.ok_or(Error::Bytes { dtype, shape: self.shape.clone(), bytes: 0 })?;
+        let mut bytes = AlignedBytes::zeroed(len);
+        blocks::encode(dtype, elements, self.cols(), None, bytes.bytes_mut())?;
+        let storage = Storage::Bytes(Arc::new(bytes));
+        Ok(Tensor { dtype, shape: self.shape.clone(), storage, range: 0..len })
+    }
+
+    /// The same elements under another shape of as many.
+    ///
+    /// # Errors
+    /// [`Error::Bytes`] if the numbers differ or blocks would straddle rows.
+    pub fn reshape(&self, shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into();
+        checked_range(self.dtype, &shape, self.range.clone())?;
+        Ok(Tensor { shape, ..self.clone() })
+    }
+
+    /// Rows `rows` of a matrix, sharing the storage: `[rows.len(), cols]`.
+    ///
+    /// # Errors
+    /// [`Error::Index`] if there are fewer rows.
+    pub fn slice_rows(&self, rows: Range<usize>) -> Result<Tensor> {
+        let (have, cols) = (self.rows(), self.cols());
+        if rows.end > have || rows.start > rows.end {
+            return Err(Error::Index { op: "slice_rows", index: rows.end, len: have });
+        }
+        let row_bytes = self.range.len().checked_div(have).unwrap_or(0);
+        let start = self.range.start + rows.start * row_bytes;
+        Ok(Tensor {
+            dtype: self.dtype,
+            shape: Shape::from([rows.len(), cols]),
+            storage: self.storage.clone(),
+            range: start..start + rows.len() * row_bytes,
+        })
+    }
+
+    /// Its elements as an ndarray view of the same shape.
+    ///
+    /// # Errors
+    /// As [`Tensor::as_f32`].
+    pub fn view(&self) -> Result<ArrayViewD<'_, f32>> {
+        let view = ArrayViewD::from_shape(IxDyn(self.shape.dims()), self.as_f32()?);
+        Ok(view.expect("the number of elements is that of the shape"))
+    }
+
+    /// Its elements as an ndarray matrix `[rows, cols]`.
+    ///
+    /// # Errors
+    /// As [`Tensor::as_f32`].
+    pub fn matrix(&self) -> Result<ArrayView2<'_, f32>> {
+        let view = ArrayView2::from_shape((self.rows(), self.cols()), self.as_f32()?);
+        Ok(view.expect("the number of elements is that of the shape"))
+    }
+
+    /// The same tensor on `device`; shares the storage if it is there already.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`] if the device is not there or a copy fails.
+    pub fn to_device(&self, device: &Device) -> Result<Tensor> {
+        if self.device() == *device {
+            return Ok(self.clone());
+        }
+        #[cfg(feature = "cuda")]
+        {
+            let storage = match (&self.storage, device) {
+                (Storage::Cuda(buffer), Device::Cpu) => {
+                    let bytes = buffer.to_host(&self.range)?;
+                    Storage::Bytes(Arc::new(AlignedBytes::copy_of(&bytes)))
+                }
+                (Storage::Cuda(buffer), Device::Cuda(_)) => {
+                    let bytes = buffer.to_host(&self.range)?;
+                    Storage::Cuda(crate::device::cuda::Buffer::from_host(device, &bytes)?)
+                }
+                _ => Storage::Cuda(crate::device::cuda::Buffer::from_host(device, self.bytes()?)?),
+            };
+            let range = 0..self.range.len();
+            Ok(Tensor { dtype: self.dtype, shape: self.shape.clone(), storage, range })
+        }
+        #[cfg(not(feature = "cuda"))]
+        Err(crate::device::unavailable(device))
+    }
+}
+
+/// `range`, if it has as many bytes as a tensor of this type and shape.
+fn checked_range(dtype: DType, shape: &Shape, range: Range<usize>) -> Result<Range<usize>> {
+    let bytes = match shape.cols().is_multiple_of(dtype.block_len()) {
+        true => shape.elements().and_then(|n| dtype.bytes_for(n)),
+        false => None,
+    };
+    match bytes {
+        Some(n) if n == range.len() => Ok(range),
+        _ => Err(Error::Bytes { dtype, shape: shape.clone(), bytes: range.len() }),
+    }
+}
+
+impl fmt::Debug for Tensor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Tensor({} {} on {})", self.dtype, self.shape, self.device())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_share_storage_and_writing_copies() {
+        let t = Tensor::from_vec([3, 2], (0..6).map(|i| i as f32).collect()).unwrap();
+        let mut r = t.slice_rows(1..3).unwrap();
+        assert_eq!(r.as_f32().unwrap(), [2.0, 3.0, 4.0, 5.0]);
+        r.as_f32_mut().unwrap()[0] = 9.0;
+        assert_eq!(r.as_f32().unwrap(), [9.0, 3.0, 4.0, 5.0]);
+        assert_eq!(t.as_f32().unwrap()[2], 2.0);
+        assert_eq!(t.slice_rows(1..2).unwrap().into_vec().unwrap(), [2.0, 3.0]);
+        assert!(t.slice_rows(2..4).is_err());
+    }
+
+    #[test]
+    fn sizes_are_checked() {
+        assert!(Tensor::from_vec([2, 2], vec![0.0; 3]).is_err());
+        assert!(Tensor::from_bytes(DType::Q4_0, [2, 16], &[0; 18]).is_err(), "blocks straddle rows");
+        assert!(Tensor::zeros([usize::MAX, 2]).is_err());
+        assert!(Tensor::from_bytes(DType::Q4_0, [2, 32], &[0; 36]).is_ok());
+    }
+
+    #[test]
+    fn other_types_decode() {
+        let t = Tensor::from_vec([1, 32], (0..32).map(|i| i as f32 / 32.0).collect()).unwrap();
+        let half = t.to_dtype(DType::F16).unwrap();
+        assert_eq!(half.byte_len(), 64);
+        assert_eq!(half.to_f32().unwrap().as_f32().unwrap(), t.as_f32().unwrap());
+        assert!(t.to_dtype(DType::Q4_K).is_err());
+    }
+}
