@@ -3,7 +3,7 @@
 //! Per output: a fused multiply-add for each k within a span of 64, from zero; spans added up in
 //! order.
 
-use super::{DisjointMut, Job, PANEL_GROUPS, Piece, Source, Scratch};
+use super::{DisjointMut, Job, PANEL_GROUPS, Piece, Scratch, Source};
 use crate::simd::{LANES, Op, Simd, Tile, dispatch};
 use crate::{KernelError, ThreadPool};
 use blocks::DType;
@@ -72,8 +72,7 @@ impl Op for FloatPiece<'_> {
                     let span = SPAN.min(job.cols - k0);
                     for (g, group) in groups.iter_mut().enumerate() {
                         let row = row0 + g * LANES;
-                        let tile =
-                            job.source.tile(row, k0 * size, span * size, &mut scratch.pad);
+                        let tile = job.source.tile(row, k0 * size, span * size, &mut scratch.pad);
                         unpack(s, job.dtype, tile, group);
                     }
                     sweep(s, groups, span, &x[k0..], job.cols, m, sums, PANEL_GROUPS);
@@ -117,7 +116,7 @@ fn decode_rows(job: &Job<'_>, piece: &Piece, k0: usize, n: usize, decoded: &mut 
 
 /// Decodes whole blocks whose lengths have been checked.
 pub(crate) fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
-    let _ = (dtype, bytes, out);
+    blocks::decode(dtype, bytes, out).expect("lengths have been checked");
 }
 
 /// Widens 16 rows of up to 64 elements to f32, interleaved. Columns past the tile's end, up to

@@ -19,6 +19,7 @@ mod source;
 use crate::error::{check_len, check_rows};
 use crate::{Isa, KernelError, ThreadPool, simd};
 use blocks::DType;
+pub(crate) use float::{check_dtype, decode};
 pub(crate) use output::DisjointMut;
 pub(crate) use scratch::Scratch;
 pub(crate) use source::Source;
@@ -101,7 +102,7 @@ pub fn matmul_bias(
     if let Some(bias) = bias {
         check_len("bias", w.rows, bias.len())?;
     }
-    float::check_dtype(w.dtype)?;
+    check_dtype(w.dtype)?;
     if m == 0 || w.rows == 0 {
         return Ok(());
     }
@@ -145,16 +146,11 @@ impl Job<'_> {
         let acts = m.div_ceil(spans);
         // Enough pieces that threads finish together.
         let wanted = if pool.threads() == 1 { 1 } else { 4 * pool.threads() };
-        let panel = [64, 32, 16]
-            .into_iter()
-            .find(|p| rows.div_ceil(*p) * spans >= wanted)
-            .unwrap_or(16);
+        let panel =
+            [64, 32, 16].into_iter().find(|p| rows.div_ceil(*p) * spans >= wanted).unwrap_or(16);
         pool.run(rows.div_ceil(panel) * spans, |i| {
             let (row, act) = (i / spans * panel, i % spans * acts);
-            body(Piece {
-                rows: row..rows.min(row + panel),
-                acts: act.min(m)..m.min(act + acts),
-            });
+            body(Piece { rows: row..rows.min(row + panel), acts: act.min(m)..m.min(act + acts) });
         });
     }
 

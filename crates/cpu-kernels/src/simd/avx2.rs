@@ -120,9 +120,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn look_up(self, table: &[u8; 16], index: I) -> I {
         // SAFETY: 16 bytes are readable; `self` proves AVX2.
-        let table = unsafe {
-            [_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())); 2]
-        };
+        let table =
+            unsafe { [_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())); 2] };
         both!(_mm256_shuffle_epi8, table, index)
     }
     #[inline(always)]
@@ -130,7 +129,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         // SAFETY: `self` proves AVX2, and AVX-VNNI if `VNNI`.
         unsafe {
             if VNNI {
-                both!(_mm256_dpbusd_avx_epi32, acc, w, a)
+                [
+                    _mm256_dpbusd_avx_epi32(acc[0], w[0], a[0]),
+                    _mm256_dpbusd_avx_epi32(acc[1], w[1], a[1]),
+                ]
             } else if WIDE {
                 // Two products of up to 255 * 127 would saturate 16 bits: even and odd bytes
                 // apart, each exact in 16 bits, and added in 32.
@@ -234,14 +236,32 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
+    fn widen_f16(self, from: &[u8; 32]) -> F {
+        let p = from.as_ptr().cast::<__m128i>();
+        // SAFETY: 32 bytes are readable; `self` proves AVX2 and F16C.
+        unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(p)), _mm256_cvtph_ps(_mm_loadu_si128(p.add(1)))] }
+    }
+    #[inline(always)]
+    fn widen_bf16(self, from: &[u8; 32]) -> F {
+        let p = from.as_ptr().cast::<__m128i>();
+        // SAFETY: 32 bytes are readable; `self` proves AVX2.
+        let v = unsafe {
+            [
+                _mm256_cvtepu16_epi32(_mm_loadu_si128(p)),
+                _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(1))),
+            ]
+        };
+        self.as_f(self.shl(v, 16))
+    }
+
+    #[inline(always)]
     fn load_4(self, tile: Tile<'_>, at: usize) -> [I; 4] {
         let (start, stride) = tile.pointer(at, 16);
         // SAFETY: `Tile` holds 16 bytes at `at` of each of 16 rows; `self` proves AVX2.
         unsafe {
             let row = |r: usize| _mm_loadu_si128(start.add(r * stride).cast());
-            let rows = |r: usize| {
-                _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(row(r)), row(r + 4))
-            };
+            let rows =
+                |r: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(row(r)), row(r + 4));
             let half = |r: usize| {
                 let (a, b, c, d) = (rows(r), rows(r + 1), rows(r + 2), rows(r + 3));
                 let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));

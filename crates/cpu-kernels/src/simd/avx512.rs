@@ -173,6 +173,20 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
+    fn widen_f16(self, from: &[u8; 32]) -> __m512 {
+        // SAFETY: 32 bytes are readable; `self` proves AVX-512.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(from.as_ptr().cast())) }
+    }
+    #[inline(always)]
+    fn widen_bf16(self, from: &[u8; 32]) -> __m512 {
+        // SAFETY: 32 bytes are readable; `self` proves AVX-512.
+        unsafe {
+            let v = _mm512_cvtepu16_epi32(_mm256_loadu_si256(from.as_ptr().cast()));
+            _mm512_castsi512_ps(_mm512_slli_epi32::<16>(v))
+        }
+    }
+
+    #[inline(always)]
     fn load_4(self, tile: Tile<'_>, at: usize) -> [__m512i; 4] {
         let (start, stride) = tile.pointer(at, 16);
         // SAFETY: `Tile` holds 16 bytes at `at` of each of 16 rows; `self` proves AVX-512.

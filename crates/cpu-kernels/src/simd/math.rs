@@ -62,7 +62,10 @@ mod tests {
                     continue;
                 }
                 let tolerance = (want * 3e-7).max(1.5e-45);
-                assert!((f64::from(got) - want).abs() <= tolerance, "{isa}: exp({x}) = {got}, {want}");
+                assert!(
+                    (f64::from(got) - want).abs() <= tolerance,
+                    "{isa}: exp({x}) = {got}, {want}"
+                );
             }
             let got = dispatch(isa, Exp([f32::NEG_INFINITY; LANES]));
             assert_eq!(got, [0.0; LANES], "{isa}");

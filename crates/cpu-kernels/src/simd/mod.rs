@@ -15,7 +15,7 @@ mod portable;
 mod tile;
 
 use crate::{Isa, KernelError};
-pub(crate) use portable::Portable;
+use portable::Portable;
 pub(crate) use tile::{LANES, Tile};
 
 /// Bytes of sixteen lanes of 32 bits.
@@ -70,6 +70,10 @@ pub(crate) trait Simd: Copy {
     fn as_f(self, v: Self::I) -> Self::F;
     /// Two f16 a lane, low half first.
     fn f16_pair(self, v: Self::I) -> [Self::F; 2];
+    /// 16 f16 in a row.
+    fn widen_f16(self, from: &[u8; 32]) -> Self::F;
+    /// 16 bf16 in a row.
+    fn widen_bf16(self, from: &[u8; 32]) -> Self::F;
 
     /// 16 bytes at `at` of each of 16 rows, as four lines: line `i` has bytes `4i..4i+4` of row
     /// `r` in lane `r`.

@@ -170,6 +170,23 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn widen_f16(self, from: &[u8; 32]) -> F {
+        let mut out = [0.0; LANES];
+        for (out, b) in out.iter_mut().zip(from.as_chunks::<2>().0) {
+            *out = f16::from_le_bytes(*b).to_f32();
+        }
+        out
+    }
+    #[inline(always)]
+    fn widen_bf16(self, from: &[u8; 32]) -> F {
+        let mut out = [0.0; LANES];
+        for (out, b) in out.iter_mut().zip(from.as_chunks::<2>().0) {
+            *out = f32::from_bits(u32::from(u16::from_le_bytes(*b)) << 16);
+        }
+        out
+    }
+
+    #[inline(always)]
     fn load_4(self, tile: Tile<'_>, at: usize) -> [I; 4] {
         let mut out = [[0; LANES]; 4];
         for r in 0..LANES {

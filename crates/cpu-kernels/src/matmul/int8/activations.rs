@@ -3,9 +3,10 @@
 use super::{Format, SPAN};
 use crate::ThreadPool;
 use crate::matmul::{DisjointMut, Job};
+use bytemuck::Zeroable;
 
 /// 256 activations of one row.
-#[derive(Clone, Copy, bytemuck::Zeroable)]
+#[derive(Clone, Copy, Zeroable)]
 #[repr(C)]
 pub(super) struct ActivationBlock {
     /// Four int8 a word, in the order of memory.
@@ -21,8 +22,7 @@ pub(super) struct ActivationBlock {
 /// Rounds all activations; the result is `[span][activation]`.
 pub(super) fn quantize<F: Format>(pool: &ThreadPool, job: &Job<'_>) -> Box<[ActivationBlock]> {
     let spans = job.cols.div_ceil(SPAN);
-    let mut blocks: Box<[ActivationBlock]> =
-        bytemuck::zeroed_slice_box(spans * job.m);
+    let mut blocks = vec![ActivationBlock::zeroed(); spans * job.m].into_boxed_slice();
     let out = &DisjointMut::new(&mut blocks);
     // A few rows a chunk: a row is some microseconds at most.
     let rows = 8;

@@ -31,7 +31,11 @@ pub(crate) struct Int8Group {
 
 impl Default for Int8Group {
     fn default() -> Self {
-        Int8Group { lines: [[0; 64]; SPAN / 4], scales: [[0.0; LANES]; 16], mins: [[0.0; LANES]; 16] }
+        Int8Group {
+            lines: [[0; 64]; SPAN / 4],
+            scales: [[0.0; LANES]; 16],
+            mins: [[0.0; LANES]; 16],
+        }
     }
 }
 
@@ -55,6 +59,7 @@ trait Format {
 
 /// Runs the product if the type has an integer kernel; says whether it did.
 pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) -> bool {
+    #[allow(clippy::wildcard_imports)]
     use {k_quants::*, nibbles::*, quants32::*};
     match job.dtype {
         DType::Q4_0 => run_format::<Q4_0>(pool, job, out),
