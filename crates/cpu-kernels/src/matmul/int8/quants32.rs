@@ -93,6 +93,7 @@ fn five_bits<S: Simd>(s: S, tile: Tile<'_>, at: usize, group: &mut Int8Group, b:
 /// Bits 0 to 3 of each lane as bit 4 of its four bytes.
 #[inline(always)]
 fn fifth<S: Simd>(s: S, bits: S::I) -> S::I {
+    let bits = s.and(bits, s.splat_i(15));
     // Bit j goes to 8j + 4, that is up by 7j + 4.
     let low = s.or(s.shl(bits, 4), s.shl(bits, 11));
     let high = s.or(s.shl(bits, 18), s.shl(bits, 25));
