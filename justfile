@@ -37,9 +37,9 @@ bench *ARGS:
 golden:
     CI=true cargo test --release --workspace
 
-# Fuzz each target for so many seconds, or one target
-fuzz SECONDS="60" *TARGET:
-    fuzz/run.sh {{SECONDS}} {{TARGET}}
+# Fuzz one target for a time or a number of executions (just fuzz gguf_reader 10000000)
+fuzz TARGET="gguf_reader" LIMIT="60s":
+    fuzz/run.sh {{TARGET}} {{LIMIT}}
 
 # Each library crate from a project outside the workspace, alone
 outside *CRATE:
