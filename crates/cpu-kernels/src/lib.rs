@@ -9,6 +9,7 @@ pub mod norm;
 mod pool;
 pub mod rope;
 pub mod softmax;
+pub use blocks::DType;
 pub use error::KernelError;
 pub use isa::{Isa, UnknownIsa};
 pub use pool::ThreadPool;
