@@ -37,9 +37,9 @@ bench *ARGS:
 golden:
     CI=true cargo test --release --workspace
 
-# Fuzz one target for a time or a number of executions (just fuzz gguf_reader 10000000)
-fuzz TARGET="gguf_reader" LIMIT="60s":
-    fuzz/run.sh {{TARGET}} {{LIMIT}}
+# Fuzz every target, or those named, for so many seconds or executions (just fuzz 10000000x gguf_reader)
+fuzz LIMIT="60" *TARGETS:
+    fuzz/run.sh {{LIMIT}} {{TARGETS}}
 
 # Each library crate from a project outside the workspace, alone
 outside *CRATE:
