@@ -29,6 +29,8 @@ pub struct DecoderConfig {
     pub context_length: usize,
     /// How the residual stream is normalised.
     pub norm: Norm,
+    /// Whether a norm (`output_norm`) follows the last block (OPT has models without).
+    pub final_norm: bool,
     /// Where the norms of a block stand.
     pub block: BlockLayout,
     /// How positions enter.
@@ -41,6 +43,8 @@ pub struct DecoderConfig {
     pub experts: Option<Experts>,
     /// Scores are multiplied by this.
     pub attention_scale: f32,
+    /// Whether the scores of layer `i` are divided by `i + 1` as well (a variant of GPT-2).
+    pub attention_scale_by_layer: bool,
     /// Scores are capped softly to this (Gemma 2).
     pub attention_softcap: Option<f32>,
     /// Logits are capped softly to this (Gemma 2).
@@ -109,12 +113,26 @@ pub enum Position {
 pub struct RotaryConfig {
     /// `inv_freq[i]` for each pair; twice as many elements of a head turn.
     pub inv_freq: Vec<f32>,
+    /// Other frequencies, for sequences that reach beyond a length (LongRoPE).
+    pub long: Option<LongRotary>,
     /// Cosine and sine are multiplied by this (yarn's attention factor).
     pub magnitude: f32,
     /// Which elements form a pair.
     pub layout: RopeLayout,
     /// What the frequencies were computed from, for writing them to a file again.
     pub source: RopeParameters,
+}
+
+/// The frequencies of a sequence that is longer than the context before extension (LongRoPE).
+///
+/// As in transformers, a forward turns all its rows of a sequence by these frequencies if the
+/// sequence is longer than `original_context` after it; keys that are cached already keep theirs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LongRotary {
+    /// As many as in [`RotaryConfig::inv_freq`].
+    pub inv_freq: Vec<f32>,
+    /// The longest sequence for which the short ones are used.
+    pub original_context: usize,
 }
 
 /// A checkpoint's statement about its rotary embedding, in Hugging Face's terms.

@@ -4,12 +4,37 @@ use tensor::Tensor;
 
 use crate::Error;
 
-/// Named tensors of a checkpoint, under the names that GGUF files use.
+/// Named tensors of a checkpoint, under the names that GGUF files use (llama.cpp,
+/// `llama-arch.cpp`).
 ///
-/// `token_embd.weight`, `output_norm.weight`, `output.weight`, `blk.N.attn_q.weight`,
-/// `blk.N.ffn_gate_exps.weight` `[experts, out, in]` and so on (llama.cpp, `llama-arch.cpp`).
 /// Whatever the checkpoint's own names and layouts are (fused projections, transposed matrices,
-/// experts apart), the source presents them as GGUF has them; linear weights are `[out, in]`.
+/// experts apart), the source presents them as below; linear weights are `[out, in]`.
+///
+/// | decoder | shape |
+/// |---|---|
+/// | `token_embd.weight` | `[vocab, hidden]`, or `[vocab, embedding_width]` |
+/// | `token_embd_proj.weight`, `output_proj.weight` | `[hidden, embedding_width]` and its reverse, if they differ (OPT-350m; not in llama.cpp) |
+/// | `position_embd.weight` | `[context + offset, hidden]`, if positions are learned |
+/// | `blk.N.attn_norm`, `blk.N.ffn_norm`, `output_norm` `.weight`, `.bias` | `[hidden]` |
+/// | `blk.N.post_attention_norm`, `blk.N.post_ffw_norm` `.weight` | `[hidden]`, sandwich blocks |
+/// | `blk.N.attn_q` `.weight`, `.bias` | `[heads * head_dim, hidden]` |
+/// | `blk.N.attn_k`, `blk.N.attn_v` | `[kv_heads * head_dim, hidden]` |
+/// | `blk.N.attn_output` | `[hidden, heads * head_dim]` |
+/// | `blk.N.attn_q_norm.weight`, `blk.N.attn_k_norm.weight` | `[head_dim]` |
+/// | `blk.N.ffn_gate`, `blk.N.ffn_up` | `[intermediate, hidden]` |
+/// | `blk.N.ffn_down` | `[hidden, intermediate]` |
+/// | `blk.N.ffn_gate_inp.weight` | `[experts, hidden]` |
+/// | `blk.N.ffn_gate_exps`, `_up_exps`, `_down_exps` `.weight` | `[experts, out, in]` |
+/// | `output.weight` | `[vocab, hidden or embedding_width]`, unless tied |
+///
+/// A bias may be absent everywhere. In a post-norm block `attn_norm` and `ffn_norm` follow
+/// attention and the feed-forward layer.
+///
+/// | encoder | shape |
+/// |---|---|
+/// | `token_embd.weight`, `position_embd.weight`, `token_types.weight` | `[rows, hidden]` |
+/// | `token_embd_norm`, `blk.N.attn_output_norm`, `blk.N.layer_output_norm` | `[hidden]` |
+/// | `blk.N.attn_{q,k,v,output}`, `blk.N.ffn_{up,down}` | as above |
 pub trait WeightSource {
     /// The tensor of this name, mapped where its bytes can stay where they are.
     ///

@@ -41,7 +41,11 @@ impl Device {
     pub fn list() -> Vec<DeviceInfo> {
         let cpu = DeviceInfo {
             device: Device::Cpu,
-            name: format!("{} threads, {}", cpu_kernels::ThreadPool::global().threads(), crate::Isa::active()),
+            name: format!(
+                "{} threads, {}",
+                cpu_kernels::ThreadPool::global().threads(),
+                crate::Isa::active()
+            ),
             memory: None,
             compute_capability: None,
         };

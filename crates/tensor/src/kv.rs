@@ -213,7 +213,8 @@ impl KvCache for ContiguousKvCache {
         keys: &[f32],
         values: &[f32],
     ) -> Result<(), KvError> {
-        let (width, slot_bytes, dtype) = (self.layout.width(), self.slot_bytes(), self.layout.dtype);
+        let (width, slot_bytes, dtype) =
+            (self.layout.width(), self.slot_bytes(), self.layout.dtype);
         if keys.len() != values.len() || !keys.len().is_multiple_of(width) {
             return Err(KvError::Width { expected: keys.len(), got: values.len() });
         }
@@ -239,7 +240,11 @@ impl KvCache for ContiguousKvCache {
         let bytes = slots.start * slot_bytes..slots.end * slot_bytes;
         if !slots.is_empty() {
             let [keys, values] = &s.layers[layer];
-            out.push(KvRun { keys: &keys[bytes.clone()], values: &values[bytes], len: slots.len() });
+            out.push(KvRun {
+                keys: &keys[bytes.clone()],
+                values: &values[bytes],
+                len: slots.len(),
+            });
         }
         Ok(())
     }
@@ -347,7 +352,9 @@ mod tests {
         assert!(c.keep(a, 0, &[1, 1]).is_err());
         assert!(c.keep(a, 3, &[]).is_err());
         assert!(c.truncate(SeqId(9), 1).is_err());
-        assert!(ContiguousKvCache::new(KvLayout { dtype: DType::Q4_K, ..c.layout.clone() }, 1).is_err());
+        assert!(
+            ContiguousKvCache::new(KvLayout { dtype: DType::Q4_K, ..c.layout.clone() }, 1).is_err()
+        );
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub use cpu_kernels::rope::RopeLayout;
 pub use cpu_kernels::{Isa, ThreadPool};
 pub use device::{Device, DeviceInfo};
 pub use error::Error;
-pub use ops::{Activation, AttentionSpec, AttentionRow, Rope};
+pub use ops::{Activation, AttentionRow, AttentionSpec, Rope};
 pub use shape::Shape;
 pub use tensor::Tensor;
 

@@ -327,7 +327,10 @@ mod tests {
     #[test]
     fn sizes_are_checked() {
         assert!(Tensor::from_vec([2, 2], vec![0.0; 3]).is_err());
-        assert!(Tensor::from_bytes(DType::Q4_0, [2, 16], &[0; 18]).is_err(), "blocks straddle rows");
+        assert!(
+            Tensor::from_bytes(DType::Q4_0, [2, 16], &[0; 18]).is_err(),
+            "blocks straddle rows"
+        );
         assert!(Tensor::zeros([usize::MAX, 2]).is_err());
         assert!(Tensor::from_bytes(DType::Q4_0, [2, 32], &[0; 36]).is_ok());
     }

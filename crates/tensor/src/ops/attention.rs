@@ -2,8 +2,8 @@
 
 use std::ops::Range;
 
-use cpu_kernels::attention::{self, AttentionConfig, KvRun, QueryRow};
 use blocks::DType;
+use cpu_kernels::attention::{self, AttentionConfig, KvRun, QueryRow};
 
 use super::shapes;
 use crate::kv::{KvCache, SeqId};
@@ -158,7 +158,12 @@ impl Compute {
         self.attend(q, &spec.config(DType::F32), &queries)
     }
 
-    fn attend(&self, q: &Tensor, config: &AttentionConfig, rows: &[QueryRow<'_>]) -> Result<Tensor> {
+    fn attend(
+        &self,
+        q: &Tensor,
+        config: &AttentionConfig,
+        rows: &[QueryRow<'_>],
+    ) -> Result<Tensor> {
         let mut out = vec![0.0; q.rows() * q.cols()];
         attention::attention(self.pool(), self.isa(), config, q.as_f32()?, rows, &mut out)?;
         Tensor::from_vec([q.rows(), q.cols()], out)

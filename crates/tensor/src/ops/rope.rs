@@ -57,7 +57,16 @@ impl Compute {
         }
         let heads = x.cols() / head_dim;
         let (dim, layout) = (rope.rotary_dim, rope.layout);
-        rope::apply(self.pool(), x.as_f32_mut()?, heads, head_dim, dim, &rope.cos, &rope.sin, layout);
+        rope::apply(
+            self.pool(),
+            x.as_f32_mut()?,
+            heads,
+            head_dim,
+            dim,
+            &rope.cos,
+            &rope.sin,
+            layout,
+        );
         Ok(x)
     }
 }

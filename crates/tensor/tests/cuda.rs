@@ -1,0 +1,32 @@
+//! The feature `cuda`: bytes travel to a GPU and back, and without one the reason is said.
+#![cfg(feature = "cuda")]
+
+use tensor::{Compute, DType, Device, Tensor};
+
+#[test]
+fn tensors_travel_to_the_device_and_back() {
+    let device = match Device::Cuda(0).available() {
+        Ok(device) => device,
+        Err(why) => {
+            assert!(std::env::var_os("REQUIRE_GPU").is_none(), "REQUIRE_GPU is set, but {why}");
+            println!("skipped: no GPU ({why})");
+            return;
+        }
+    };
+    let t = Tensor::from_vec([4, 32], (0..128).map(|i| i as f32).collect()).unwrap();
+    for dtype in [DType::F32, DType::F16, DType::Q8_0] {
+        let host = t.to_dtype(dtype).unwrap();
+        let there = host.to_device(&device).unwrap();
+        assert_eq!(there.device(), device);
+        assert!(there.bytes().is_err(), "its bytes are not in this machine's memory");
+        let rows = there.slice_rows(1..3).unwrap().to_device(&Device::Cpu).unwrap();
+        assert_eq!(rows.bytes().unwrap(), host.slice_rows(1..3).unwrap().bytes().unwrap());
+    }
+    assert!(Device::list().iter().any(|d| d.device == device));
+}
+
+#[test]
+fn a_device_that_is_not_there_is_an_error_in_one_line() {
+    let error = Compute::on(Device::Cuda(999)).unwrap_err().to_string();
+    assert!(error.starts_with("cuda:999: ") && error.lines().count() == 1, "{error}");
+}
