@@ -1,1 +1,22 @@
-//! Perplexity, KL divergence, error bars
+//! What a compression cost: perplexity and KL divergence, with error bars.
+//!
+//! A model is anything that continues windows of tokens and tells logits, a [`LogitsSource`].
+//! [`perplexity`] walks a text by one of three [`Protocol`]s; [`compare`] walks two models over the same
+//! text side by side. Neither holds more logits than its [`Limits`] allow. Every figure carries a
+//! [`Stamp`], since figures of different protocols, contexts or tokenizers say nothing about each other.
+//!
+//! Not here: task scores, timing and memory (those belong to the program that measures).
+#![forbid(unsafe_code)]
+
+mod error;
+mod estimate;
+mod perplexity;
+mod protocol;
+mod rows;
+mod source;
+
+pub use error::EvalError;
+pub use estimate::Estimate;
+pub use perplexity::{Comparison, Divergence, Perplexity, Progress, Task, compare, perplexity};
+pub use protocol::{Protocol, Stamp, Window};
+pub use source::{Limits, LogitsSource, Piece};

@@ -1,6 +1,7 @@
 //! The ragged batch: which rows a forward computes, what each of them sees, and what is wanted.
 
 use std::collections::HashMap;
+use std::ops::Range;
 
 use tensor::kv::{KvCache, SeqId};
 use tensor::{AttentionRow, Tensor};
@@ -83,9 +84,13 @@ impl Batch {
             };
             plan.positions.push(seen.visible() as u32);
             plan.seen.push(with_slot(seen, *slot));
-            plan.slots.push(*slot);
+            match plan.spans.last_mut() {
+                Some(span) if span.seq == row.seq => span.rows.end += 1,
+                _ => plan.spans.push(Span { rows: i..i + 1, seq: row.seq, slot: *slot }),
+            }
             *slot += 1;
         }
+        plan.lengths = lengths(&self.rows, &plan.positions);
         plan.reserve = next.into_iter().map(|(s, end)| (s, end - cache.len(s))).collect();
         plan.reserve.sort_unstable_by_key(|&(s, _)| s);
         Ok(plan)
@@ -102,17 +107,40 @@ fn with_slot(mut seen: AttentionRow, slot: usize) -> AttentionRow {
     seen
 }
 
-/// A batch laid out against a cache: one entry a row in each vector.
+/// How long each row's sequence is after the batch: its longest branch.
+fn lengths(rows: &[Row], positions: &[u32]) -> Vec<usize> {
+    let mut longest: HashMap<SeqId, usize> = HashMap::new();
+    for (row, &position) in rows.iter().zip(positions) {
+        let length = longest.entry(row.seq).or_default();
+        *length = (*length).max(position as usize + 1);
+    }
+    rows.iter().map(|row| longest[&row.seq]).collect()
+}
+
+/// A batch laid out against a cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
     /// The position of each row.
     pub positions: Vec<u32>,
-    /// The slot that its key and value go to.
-    pub slots: Vec<usize>,
-    /// What it sees, its own slot included.
+    /// How long each row's sequence is after the batch.
+    pub lengths: Vec<usize>,
+    /// What each row sees, its own slot included.
     pub seen: Vec<AttentionRow>,
+    /// Which slots the rows' keys and values go to.
+    pub spans: Vec<Span>,
     /// How many slots each sequence needs.
     pub reserve: Vec<(SeqId, usize)>,
+}
+
+/// Rows of one sequence that follow each other in the batch and in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Rows of the batch.
+    pub rows: Range<usize>,
+    /// Their sequence.
+    pub seq: SeqId,
+    /// The slot of the first; the others follow.
+    pub slot: usize,
 }
 
 /// Which rows' results a forward returns.
@@ -135,6 +163,14 @@ impl Outputs {
     /// The logits of every row.
     pub fn all_logits(batch: &Batch) -> Self {
         Self { logits: (0..batch.len()).collect(), hidden: Vec::new() }
+    }
+
+    /// All rows of which something is wanted, ascending.
+    pub(crate) fn rows(&self) -> Vec<usize> {
+        let mut rows = [self.logits.as_slice(), &self.hidden].concat();
+        rows.sort_unstable();
+        rows.dedup();
+        rows
     }
 }
 

@@ -92,6 +92,7 @@ pub enum BlockLayout {
 
 /// How positions enter.
 #[derive(Clone, Debug, PartialEq)]
+#[allow(clippy::large_enum_variant)] // one a model
 pub enum Position {
     /// A learned table; row `position + offset` (OPT: 2).
     Learned {
@@ -250,6 +251,7 @@ pub struct EncoderConfig {
 /// A model of either family.
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
+#[allow(clippy::large_enum_variant)] // one a model
 pub enum ModelConfig {
     /// Generates text.
     Decoder(DecoderConfig),

@@ -62,6 +62,25 @@ pub enum Error {
         /// The vocabulary.
         vocab_size: usize,
     },
+    /// A batch without rows.
+    #[error("the batch has no rows")]
+    EmptyBatch,
+    /// A row asked for that the batch does not have.
+    #[error("row {row} is asked for, the batch has {rows}")]
+    NoSuchRow {
+        /// The row.
+        row: usize,
+        /// How many there are.
+        rows: usize,
+    },
+    /// A cache that was made for another model.
+    #[error("the cache has [layers, kv heads, head size] = {got:?}, the model needs {expected:?}")]
+    CacheLayout {
+        /// What the model needs.
+        expected: [usize; 3],
+        /// What the cache has.
+        got: [usize; 3],
+    },
     /// A row whose parent is no earlier row of its sequence in the batch.
     #[error("row {row}: its parent {parent} is no earlier row of the same sequence")]
     InvalidParent {

@@ -1,12 +1,39 @@
 //! Architectures, weights, one decoder body, the ragged forward.
+//!
+//! A [`Model`] is a configuration and weights. Its one [`forward`](Model::forward) takes a ragged
+//! [`Batch`]: prefill chunks, decode steps and trees of drafts of any number of sequences together,
+//! each row knowing its sequence and its parent; [`Outputs`] says which rows' logits or hidden
+//! states are wanted, and a [`Tap`] may watch what enters every linear layer. Generation, serving,
+//! speculation, perplexity and calibration all go through it. Encoders have
+//! [`encode`](Model::encode).
+//!
+//! The body of a model is written once, over [`Ops`]: [`Decoder`] and [`Encoder`] for any
+//! implementation, [`Eager`] being the one for inference. Architectures are configurations
+//! ([`DecoderConfig`]); nothing in the body knows a name.
 #![forbid(unsafe_code)]
 
 pub mod batch;
+pub mod block;
 pub mod config;
+mod decoder;
+mod eager;
+mod encoder;
 mod error;
+pub mod experts;
+pub mod feed_forward;
+pub mod linear;
+mod model;
+pub mod ops;
+pub mod pooling;
+mod validate;
 mod weights;
 
 pub use batch::{Batch, Forward, Outputs, Row, Tap};
 pub use config::{DecoderConfig, EncoderConfig, ModelConfig};
+pub use decoder::{Decoder, DecoderInput};
+pub use eager::Eager;
+pub use encoder::{Encoder, EncoderInput};
 pub use error::Error;
+pub use model::Model;
+pub use ops::Ops;
 pub use weights::WeightSource;

@@ -69,6 +69,20 @@ impl Compute {
         Ok(x.as_f32()?.chunks_exact(x.cols().max(1)).map(best).collect())
     }
 
+    /// Each row divided by its sum, in place where `x` is not shared.
+    ///
+    /// # Errors
+    /// As [`Tensor::as_f32_mut`].
+    pub fn normalise_rows(&self, mut x: Tensor) -> Result<Tensor> {
+        self.expect_here("normalise_rows", &[&x])?;
+        let cols = x.cols();
+        for row in x.as_f32_mut()?.chunks_exact_mut(cols.max(1)) {
+            let sum: f32 = row.iter().sum();
+            row.iter_mut().for_each(|v| *v /= sum);
+        }
+        Ok(x)
+    }
+
     /// Columns `columns` of an f32 matrix, copied: `[rows, columns.len()]`.
     ///
     /// # Errors
@@ -98,6 +112,8 @@ mod tests {
         assert_eq!(z.as_f32().unwrap(), [4.0, 16.0, 2.0, 3.0, 4.0, 5.0]);
         assert!(c.gather_rows(&x, &[3]).is_err());
         assert!(c.scatter_add_rows(x.clone(), &[3, 0], &[1.0, 1.0], &y).is_err());
+        let shares = c.normalise_rows(z).unwrap();
+        assert_eq!(shares.as_f32().unwrap(), [0.2, 0.8, 0.4, 0.6, 4.0 / 9.0, 5.0 / 9.0]);
         assert_eq!(c.slice_cols(&x, 1..2).unwrap().as_f32().unwrap(), [1.0, 3.0, 5.0]);
     }
 

@@ -1,0 +1,162 @@
+//! [`Ops`] computed at once, with the kernels of `tensor`.
+
+use tensor::kv::KvCache;
+use tensor::{Activation, AttentionSpec, Compute, Rope, Tensor};
+
+use crate::Error;
+use crate::batch::{Plan, Tap};
+use crate::config::NormKind;
+use crate::linear::{Linear, NormLayer};
+use crate::ops::{Ops, Routed, TopK};
+
+/// Computes each operation when it is called.
+pub struct Eager<'a> {
+    compute: &'a Compute,
+    memory: Memory<'a>,
+    tap: Option<&'a mut dyn Tap>,
+}
+
+/// What rows see besides themselves.
+enum Memory<'a> {
+    /// Earlier positions of their sequence in a cache that has slots for them.
+    Causal { cache: &'a mut dyn KvCache, plan: &'a Plan },
+    /// All rows of their own sequence; these are the sequences' lengths.
+    Bidirectional { lengths: &'a [usize] },
+}
+
+impl<'a> Eager<'a> {
+    /// For the rows of a plan whose slots are reserved in `cache`.
+    pub fn causal(
+        compute: &'a Compute,
+        cache: &'a mut dyn KvCache,
+        plan: &'a Plan,
+        tap: Option<&'a mut dyn Tap>,
+    ) -> Self {
+        Self { compute, memory: Memory::Causal { cache, plan }, tap }
+    }
+
+    /// For rows of sequences of these lengths, behind each other, without a cache.
+    pub fn bidirectional(
+        compute: &'a Compute,
+        lengths: &'a [usize],
+        tap: Option<&'a mut dyn Tap>,
+    ) -> Self {
+        Self { compute, memory: Memory::Bidirectional { lengths }, tap }
+    }
+}
+
+impl Ops for Eager<'_> {
+    type Tensor = Tensor;
+    type Weight = Tensor;
+    type Error = Error;
+
+    fn embedding(&mut self, table: &Tensor, ids: &[u32]) -> Result<Tensor, Error> {
+        Ok(self.compute.embedding(table, ids)?)
+    }
+
+    fn linear(&mut self, layer: &Linear, x: &Tensor) -> Result<Tensor, Error> {
+        if let Some(tap) = &mut self.tap {
+            tap.linear_input(&layer.name, x);
+        }
+        Ok(self.compute.linear(x, &layer.weight, layer.bias.as_ref())?)
+    }
+
+    fn norm(&mut self, layer: &NormLayer, x: &Tensor) -> Result<Tensor, Error> {
+        let (norm, weight) = (&layer.norm, &layer.weight);
+        Ok(match norm.kind {
+            NormKind::Rms => self.compute.rms_norm(x, weight, norm.eps, norm.offset)?,
+            NormKind::Layer => self.compute.layer_norm(x, weight, layer.bias.as_ref(), norm.eps)?,
+        })
+    }
+
+    fn rotary(&mut self, x: Tensor, head_dim: usize, angles: &Rope) -> Result<Tensor, Error> {
+        Ok(self.compute.rope(x, head_dim, angles)?)
+    }
+
+    fn attention(
+        &mut self,
+        layer: usize,
+        spec: &AttentionSpec,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+    ) -> Result<Tensor, Error> {
+        match &mut self.memory {
+            Memory::Causal { cache, plan } => {
+                let (keys, values, width) = (k.as_f32()?, v.as_f32()?, k.cols());
+                for span in &plan.spans {
+                    let part = span.rows.start * width..span.rows.end * width;
+                    let (keys, values) = (&keys[part.clone()], &values[part]);
+                    cache.write(layer, span.seq, span.slot, keys, values)?;
+                }
+                Ok(self.compute.attention(&q, spec, &**cache, layer, &plan.seen)?)
+            }
+            Memory::Bidirectional { lengths } => {
+                Ok(self.compute.attention_bidirectional(&q, &k, &v, spec, lengths)?)
+            }
+        }
+    }
+
+    fn activation(&mut self, x: Tensor, f: Activation) -> Result<Tensor, Error> {
+        Ok(self.compute.activation(x, f)?)
+    }
+
+    fn add(&mut self, x: Tensor, y: &Tensor) -> Result<Tensor, Error> {
+        Ok(self.compute.add(x, y)?)
+    }
+
+    fn mul(&mut self, x: Tensor, y: &Tensor) -> Result<Tensor, Error> {
+        Ok(self.compute.mul(x, y)?)
+    }
+
+    fn scale(&mut self, x: Tensor, factor: f32) -> Result<Tensor, Error> {
+        Ok(self.compute.scale(x, factor)?)
+    }
+
+    fn softcap(&mut self, x: Tensor, cap: f32) -> Result<Tensor, Error> {
+        Ok(self.compute.softcap(x, cap)?)
+    }
+
+    fn softmax(&mut self, x: Tensor) -> Result<Tensor, Error> {
+        Ok(self.compute.softmax(x)?)
+    }
+
+    fn top_k(&mut self, x: &Tensor, k: usize) -> Result<TopK<Tensor>, Error> {
+        let ranked = self.compute.top_k(x, k)?;
+        let values = ranked.iter().flatten().map(|&(_, value)| value).collect();
+        let columns = |row: &Vec<(usize, f32)>| row.iter().map(|&(column, _)| column).collect();
+        Ok(TopK {
+            columns: ranked.iter().map(columns).collect(),
+            values: Tensor::from_vec([ranked.len(), k], values)?,
+        })
+    }
+
+    fn normalise_rows(&mut self, x: Tensor) -> Result<Tensor, Error> {
+        Ok(self.compute.normalise_rows(x)?)
+    }
+
+    fn gather_rows(&mut self, x: &Tensor, rows: &[usize]) -> Result<Tensor, Error> {
+        Ok(self.compute.gather_rows(x, rows)?)
+    }
+
+    fn scatter_add(
+        &mut self,
+        acc: Tensor,
+        y: &Tensor,
+        weights: &Tensor,
+        to: &[Routed],
+    ) -> Result<Tensor, Error> {
+        let (all, k) = (weights.as_f32()?, weights.cols());
+        let rows: Vec<usize> = to.iter().map(|r| r.row).collect();
+        let weights: Vec<f32> = to.iter().map(|r| all[r.row * k + r.rank]).collect();
+        Ok(self.compute.scatter_add_rows(acc, &rows, &weights, y)?)
+    }
+
+    fn zeros_like(&mut self, x: &Tensor) -> Result<Tensor, Error> {
+        Ok(Tensor::zeros(x.shape())?)
+    }
+
+    fn gated(&mut self, gate: Tensor, up: &Tensor, f: Activation) -> Result<Tensor, Error> {
+        Ok(self.compute.gated(gate, up, f)?)
+    }
+}

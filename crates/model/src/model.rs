@@ -1,0 +1,272 @@
+//! A model of either family, and the one forward that everything goes through.
+
+use tensor::kv::{ContiguousKvCache, KvCache, KvLayout};
+use tensor::{Compute, DType, Tensor};
+
+use crate::batch::{Batch, Forward, Outputs, Plan, Tap};
+use crate::config::{ModelConfig, Position};
+use crate::decoder::{Decoder, DecoderInput};
+use crate::eager::Eager;
+use crate::encoder::{Encoder, EncoderInput};
+use crate::{Error, WeightSource};
+
+/// A model that is ready to run.
+#[derive(Clone, Debug)]
+pub struct Model {
+    config: ModelConfig,
+    body: Body,
+    compute: Compute,
+}
+
+#[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // one a model
+enum Body {
+    Decoder(Decoder),
+    Encoder(Encoder),
+}
+
+impl Model {
+    /// Reads the weights that a configuration asks for; `compute` is what the model runs with.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`].
+    pub fn load(
+        config: ModelConfig,
+        source: &dyn WeightSource,
+        compute: Compute,
+    ) -> Result<Self, Error> {
+        let device = compute.device();
+        let wrap = &mut |_: &str, tensor: Tensor| Ok(tensor.to_device(&device)?);
+        let body = match config.clone() {
+            ModelConfig::Decoder(c) => Body::Decoder(Decoder::load_with(c, source, wrap)?),
+            ModelConfig::Encoder(c) => Body::Encoder(Encoder::load_with(c, source, wrap)?),
+        };
+        Ok(Self { config, body, compute })
+    }
+
+    /// The same weights, run with other threads, instructions or activations.
+    #[must_use]
+    pub fn with_compute(self, compute: Compute) -> Self {
+        Self { compute, ..self }
+    }
+
+    /// What it is.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// What it runs with.
+    pub fn compute(&self) -> &Compute {
+        &self.compute
+    }
+
+    /// The decoder, if it is one.
+    ///
+    /// # Errors
+    /// [`Error::WrongFamily`].
+    pub fn decoder(&self) -> Result<&Decoder, Error> {
+        match &self.body {
+            Body::Decoder(decoder) => Ok(decoder),
+            Body::Encoder(encoder) => Err(Error::WrongFamily {
+                architecture: encoder.config.architecture.clone(),
+                family: "an encoder",
+                hint: "it embeds text and does not generate any",
+            }),
+        }
+    }
+
+    /// The encoder, if it is one.
+    ///
+    /// # Errors
+    /// [`Error::WrongFamily`].
+    pub fn encoder(&self) -> Result<&Encoder, Error> {
+        match &self.body {
+            Body::Encoder(encoder) => Ok(encoder),
+            Body::Decoder(decoder) => Err(Error::WrongFamily {
+                architecture: decoder.config.architecture.clone(),
+                family: "a decoder",
+                hint: "ask for the hidden states of its forward instead",
+            }),
+        }
+    }
+
+    /// A cache in one piece a sequence that stores `dtype` and has `capacity` slots over all
+    /// sequences.
+    ///
+    /// # Errors
+    /// [`Error::WrongFamily`] for an encoder, [`Error::Kv`] for a type that a cache cannot hold.
+    pub fn new_cache(&self, dtype: DType, capacity: usize) -> Result<ContiguousKvCache, Error> {
+        let layout = self.decoder()?.config.kv_layout(dtype);
+        Ok(ContiguousKvCache::new(layout, capacity)?)
+    }
+
+    /// Computes a ragged batch: the rows' keys and values go into the cache, the results asked for
+    /// come back. A row's result does not depend on the other rows. On an error the cache is as it
+    /// was.
+    ///
+    /// # Errors
+    /// [`Error::WrongFamily`] for an encoder; [`Error::EmptyBatch`], [`Error::TokenOutOfRange`],
+    /// [`Error::PositionOutOfRange`], [`Error::InvalidParent`], [`Error::NoSuchRow`] for the batch;
+    /// [`Error::CacheLayout`] and [`Error::Kv`] for the cache.
+    pub fn forward(
+        &self,
+        batch: &Batch,
+        cache: &mut dyn KvCache,
+        outputs: &Outputs,
+    ) -> Result<Forward, Error> {
+        self.forward_rows(batch, cache, outputs, None)
+    }
+
+    /// As [`Model::forward`], with `tap` watching the input of every linear layer, of every row.
+    ///
+    /// # Errors
+    /// As [`Model::forward`].
+    pub fn forward_tapped(
+        &self,
+        batch: &Batch,
+        cache: &mut dyn KvCache,
+        outputs: &Outputs,
+        tap: &mut dyn Tap,
+    ) -> Result<Forward, Error> {
+        self.forward_rows(batch, cache, outputs, Some(tap))
+    }
+
+    fn forward_rows(
+        &self,
+        batch: &Batch,
+        cache: &mut dyn KvCache,
+        outputs: &Outputs,
+        tap: Option<&mut dyn Tap>,
+    ) -> Result<Forward, Error> {
+        let decoder = self.decoder()?;
+        let plan = checked_plan(decoder, batch, cache, outputs)?;
+        let before: Vec<usize> = plan.reserve.iter().map(|&(seq, _)| cache.len(seq)).collect();
+        let mut reserved = 0;
+        let mut result = Ok(());
+        for &(seq, slots) in &plan.reserve {
+            result = cache.reserve(seq, slots).map_err(Error::from);
+            if result.is_err() {
+                break;
+            }
+            reserved += 1;
+        }
+        let result = match result {
+            Ok(()) => self.compute_rows(decoder, batch, cache, &plan, outputs, tap),
+            Err(e) => Err(e),
+        };
+        if result.is_err() {
+            for (&(seq, _), &len) in plan.reserve.iter().zip(&before).take(reserved) {
+                match len {
+                    0 => cache.remove(seq),
+                    _ => cache.truncate(seq, len)?,
+                }
+            }
+        }
+        result
+    }
+
+    /// Computes rows that have their slots.
+    fn compute_rows(
+        &self,
+        decoder: &Decoder,
+        batch: &Batch,
+        cache: &mut dyn KvCache,
+        plan: &Plan,
+        outputs: &Outputs,
+        tap: Option<&mut dyn Tap>,
+    ) -> Result<Forward, Error> {
+        let tokens: Vec<u32> = batch.rows().iter().map(|row| row.token).collect();
+        let input =
+            DecoderInput { tokens: &tokens, positions: &plan.positions, lengths: &plan.lengths };
+        // A tap sees every row of every layer; otherwise the last layer ends with those wanted.
+        let wanted = match &tap {
+            Some(_) => None,
+            None => Some(outputs.rows()).filter(|rows| rows.len() < tokens.len()),
+        };
+        let tap = tap.map(|tap| tap as &mut dyn Tap);
+        let ops = &mut Eager::causal(&self.compute, cache, plan, tap);
+        let states = decoder.hidden(ops, input, wanted.as_deref())?;
+        let pick = |rows: &[usize]| -> Result<Tensor, Error> {
+            let of_row = |row: &usize| match &wanted {
+                None => *row,
+                Some(wanted) => wanted.binary_search(row).unwrap_or(usize::MAX),
+            };
+            let rows: Vec<usize> = rows.iter().map(of_row).collect();
+            match rows.len() == states.rows() && rows.is_sorted_by(|a, b| a < b) {
+                true => Ok(states.clone()),
+                false => Ok(self.compute.gather_rows(&states, &rows)?),
+            }
+        };
+        let hidden = pick(&outputs.hidden)?;
+        let logits = match outputs.logits.is_empty() {
+            true => Tensor::zeros([0, decoder.config.vocab_size])?,
+            false => decoder.logits(ops, &pick(&outputs.logits)?)?,
+        };
+        Ok(Forward { logits, hidden })
+    }
+
+    /// The last hidden states of texts given as token ids, behind each other:
+    /// `[sum of lengths, hidden_size]`. [`pool`](crate::pooling::pool) makes one vector a text.
+    ///
+    /// # Errors
+    /// [`Error::WrongFamily`] for a decoder; [`Error::TokenOutOfRange`],
+    /// [`Error::PositionOutOfRange`], [`Error::EmptyBatch`].
+    pub fn encode(&self, texts: &[&[u32]]) -> Result<Tensor, Error> {
+        let encoder = self.encoder()?;
+        let lengths: Vec<usize> = texts.iter().map(|t| t.len()).collect();
+        let tokens = texts.concat();
+        if tokens.is_empty() {
+            return Err(Error::EmptyBatch);
+        }
+        check_tokens(&tokens, encoder.config.vocab_size)?;
+        if let Some(&longest) = lengths.iter().max()
+            && longest > encoder.config.context_length
+        {
+            let len = encoder.config.context_length;
+            return Err(Error::PositionOutOfRange { position: longest - 1, len });
+        }
+        let positions: Vec<u32> = lengths.iter().flat_map(|&n| 0..n as u32).collect();
+        let types = vec![0; tokens.len()];
+        let ops = &mut Eager::bidirectional(&self.compute, &lengths, None);
+        encoder.hidden(ops, EncoderInput { tokens: &tokens, positions: &positions, types: &types })
+    }
+}
+
+/// The plan of a batch that the model and the cache can take.
+fn checked_plan(
+    decoder: &Decoder,
+    batch: &Batch,
+    cache: &dyn KvCache,
+    outputs: &Outputs,
+) -> Result<Plan, Error> {
+    let config = &decoder.config;
+    if batch.is_empty() {
+        return Err(Error::EmptyBatch);
+    }
+    let rows = batch.len();
+    if let Some(&row) = outputs.logits.iter().chain(&outputs.hidden).find(|&&row| row >= rows) {
+        return Err(Error::NoSuchRow { row, rows });
+    }
+    let expected = config.kv_layout(cache.layout().dtype);
+    if *cache.layout() != expected {
+        let sizes = |l: &KvLayout| [l.layers, l.n_kv_heads, l.head_dim];
+        return Err(Error::CacheLayout { expected: sizes(&expected), got: sizes(cache.layout()) });
+    }
+    let ids: Vec<u32> = batch.rows().iter().map(|row| row.token).collect();
+    check_tokens(&ids, config.vocab_size)?;
+    let plan = batch.plan(cache)?;
+    if let Position::Learned { .. } = config.position {
+        let len = config.context_length;
+        if let Some(&position) = plan.positions.iter().find(|&&p| p as usize >= len) {
+            return Err(Error::PositionOutOfRange { position: position as usize, len });
+        }
+    }
+    Ok(plan)
+}
+
+fn check_tokens(ids: &[u32], vocab_size: usize) -> Result<(), Error> {
+    match ids.iter().find(|&&id| id as usize >= vocab_size) {
+        Some(&id) => Err(Error::TokenOutOfRange { id, vocab_size }),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,46 @@
+# Everything a developer runs. `just` lists it. Continuous integration calls the same steps: .ci/run
+
+[private]
+default:
+    @just --list
+
+# What continuous integration runs, all of it
+ci:
+    .ci/run
+
+# Does it compile, with and without CUDA
+check:
+    cargo check --workspace --all-targets
+    cargo check --workspace --features tensor/cuda
+
+# All tests; arguments go to cargo (just test -p gguf)
+test *ARGS="--workspace":
+    cargo test {{ARGS}}
+
+# Formatting and clippy, warnings being errors, with and without CUDA
+lint:
+    .ci/run fmt lint lint_cuda
+
+# Licences, sources, duplicates and advisories of the dependencies (needs cargo-deny)
+deny:
+    cargo deny --all-features check
+
+# API documentation and the book
+doc:
+    .ci/run doc book
+
+# Benchmarks; arguments go to cargo (just bench -- blocks)
+bench *ARGS:
+    cargo bench -p benches {{ARGS}}
+
+# The tests that compare with other implementations' answers, which must be present
+golden:
+    CI=true cargo test --release --workspace
+
+# Fuzz each target for so many seconds, or one target
+fuzz SECONDS="60" *TARGET:
+    fuzz/run.sh {{SECONDS}} {{TARGET}}
+
+# Each library crate from a project outside the workspace, alone
+outside *CRATE:
+    outside/run.sh {{CRATE}}
