@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use anyhow::{Result, bail};
 use cpu_kernels::ceilings;
-use model::{Batch, Model, Outputs};
+use model::{Batch, Decoder, Model, Outputs, Product};
 use serde::Serialize;
 use tensor::kv::SeqId;
 use tensor::{Compute, DType};
@@ -69,14 +69,14 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.repetitions == 0 || args.decode == 0 || args.prefill.contains(&0) {
         bail!("--repetitions, --decode and --prefill must be at least 1");
     }
-    let loaded = load::model(&args.model, args.runtime.compute()?)?;
+    let loaded = load::model(&args.model, args.runtime.hardware.compute()?)?;
     let model = &loaded.model;
-    let decoder = model.decoder_config()?;
+    let decoder = &model.decoder()?.config;
     let longest = args.prefill.iter().copied().max().unwrap_or(0).max(args.depth + args.decode);
     if longest > decoder.context_length {
         bail!("{longest} positions are needed, the model was made for {}", decoder.context_length);
     }
-    let cost = Cost::of(model);
+    let cost = Cost::of(model.decoder()?, args.runtime.kv_type);
     let ceiling = Ceiling::measure(model.compute(), &cost);
     let mut figures = Vec::new();
     for &n in &args.prefill {
@@ -134,12 +134,15 @@ struct Cost {
 }
 
 impl Cost {
-    fn of(model: &Model) -> Self {
-        let mut cost = Cost { bytes: 0, operations: 0.0, kv_bytes_per_token: 0, quantized: false, types: Vec::new() };
-        for weight in model.linear_weights() {
-            let bytes = weight.byte_len();
+    fn of(decoder: &Decoder, kv: DType) -> Self {
+        let kv_bytes_per_token = decoder.config.kv_layout(kv).bytes_per_token();
+        let mut cost =
+            Cost { bytes: 0, operations: 0.0, kv_bytes_per_token, quantized: false, types: Vec::new() };
+        for Product { linear, share } in decoder.products() {
+            let weight = &linear.weight;
+            let bytes = (weight.byte_len() as f64 * share) as usize;
             cost.bytes += bytes;
-            cost.operations += 2.0 * weight.rows() as f64 * weight.cols() as f64;
+            cost.operations += 2.0 * share * weight.rows() as f64 * weight.cols() as f64;
             cost.quantized |= weight.dtype().is_quantized();
             let name = weight.dtype().name();
             match cost.types.iter_mut().find(|(t, _)| t == name) {
@@ -147,8 +150,6 @@ impl Cost {
                 None => cost.types.push((name.to_owned(), bytes)),
             }
         }
-        cost.kv_bytes_per_token =
-            model.decoder_config().map_or(0, |c| c.kv_layout(DType::F16).bytes_per_token());
         cost
     }
 }
@@ -195,7 +196,7 @@ fn repeat(n: usize, mut run: impl FnMut() -> Result<f64>) -> Result<Vec<f64>> {
 }
 
 fn tokens(model: &Model, n: usize) -> Vec<u32> {
-    let vocab = model.decoder_config().map_or(1, |c| c.vocab_size) as u32;
+    let vocab = model.decoder().map_or(1, |d| d.config.vocab_size) as u32;
     (0..n as u32).map(|i| (i.wrapping_mul(2_654_435_761) >> 7) % vocab).collect()
 }
 
@@ -205,7 +206,7 @@ fn prefill(model: &Model, kv: DType, n: usize) -> Result<f64> {
     batch.extend(SeqId(0), &tokens(model, n));
     let outputs = Outputs::last_logits(&batch);
     let start = Instant::now();
-    model.forward(&batch, &mut *cache, &outputs)?;
+    model.forward(&batch, &mut cache, &outputs)?;
     Ok(n as f64 / start.elapsed().as_secs_f64())
 }
 
@@ -214,14 +215,14 @@ fn decode(model: &Model, args: &Args) -> Result<f64> {
     for chunk in tokens(model, args.depth).chunks(512) {
         let mut batch = Batch::new();
         batch.extend(SeqId(0), chunk);
-        model.forward(&batch, &mut *cache, &Outputs::default())?;
+        model.forward(&batch, &mut cache, &Outputs::default())?;
     }
     let ids = tokens(model, args.decode);
     let start = Instant::now();
     for id in ids {
         let mut batch = Batch::new();
         batch.extend(SeqId(0), &[id]);
-        model.forward(&batch, &mut *cache, &Outputs::last_logits(&batch))?;
+        model.forward(&batch, &mut cache, &Outputs::last_logits(&batch))?;
     }
     Ok(args.decode as f64 / start.elapsed().as_secs_f64())
 }

@@ -39,7 +39,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let loaded = load::model(&args.model, args.runtime.compute()?)?;
+    let loaded = load::model(&args.model, args.runtime.hardware.compute()?)?;
     let tokenizer = load::tokenizer(&loaded.path)?;
     let source = match &args.chat_template {
         Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,

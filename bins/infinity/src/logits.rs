@@ -10,7 +10,7 @@ use tensor::kv::SeqId;
 use tensor::{DType, Tensor};
 
 use crate::load;
-use crate::options::Runtime;
+use crate::options::Hardware;
 
 /// Write the logits of every position (or an encoder's hidden states) to a safetensors file.
 #[derive(clap::Args)]
@@ -29,8 +29,11 @@ pub(crate) struct Args {
     /// Tokens that enter the model at a time
     #[arg(long, default_value_t = 512, value_name = "N")]
     chunk: usize,
+    /// How keys and values are stored: f32, f16 or bf16
+    #[arg(long, default_value = "f32", value_name = "TYPE")]
+    kv_type: DType,
     #[command(flatten)]
-    runtime: Runtime,
+    runtime: Hardware,
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
@@ -52,14 +55,12 @@ pub(crate) fn run(args: &Args) -> Result<()> {
 }
 
 fn decode(model: &model::Model, ids: &[u32], args: &Args) -> Result<Tensor> {
-    // Keys and values in f32 unless asked otherwise would change what is compared: the option's
-    // default is for serving, so exactness is chosen here.
-    let mut cache = model.new_cache(DType::F32, ids.len())?;
+    let mut cache = model.new_cache(args.kv_type, ids.len())?;
     let (mut all, mut vocab) = (Vec::new(), 0);
     for chunk in ids.chunks(args.chunk) {
         let mut batch = Batch::new();
         batch.extend(SeqId(0), chunk);
-        let out = model.forward(&batch, &mut *cache, &Outputs::all_logits(&batch))?;
+        let out = model.forward(&batch, &mut cache, &Outputs::all_logits(&batch))?;
         vocab = out.logits.cols();
         all.extend_from_slice(out.logits.as_f32()?);
     }

@@ -4,24 +4,21 @@ use anyhow::{Result, bail};
 use sampling::{PenaltyWindow, SamplingParams};
 use tensor::{Activations, Compute, DType, Device};
 
-/// How a model is run.
+/// What a model runs on.
 #[derive(clap::Args, Clone)]
-pub(crate) struct Runtime {
+pub(crate) struct Hardware {
     /// Threads (default: INFINITY_THREADS, or as many as the machine allows)
     #[arg(short, long, value_name = "N")]
     threads: Option<usize>,
     /// cpu or cuda:N
     #[arg(long, default_value = "cpu")]
     device: Device,
-    /// How keys and values are stored: f16, bf16 or f32
-    #[arg(long, default_value = "f16", value_name = "TYPE")]
-    pub(crate) kv_type: DType,
     /// Keep activations in f32 where weights are quantized (slower; default: int8, as llama.cpp)
     #[arg(long)]
     exact: bool,
 }
 
-impl Runtime {
+impl Hardware {
     pub(crate) fn compute(&self) -> Result<Compute> {
         let mut compute = Compute::on(self.device)?;
         if let Some(n) = self.threads {
@@ -35,6 +32,16 @@ impl Runtime {
         }
         Ok(compute)
     }
+}
+
+/// How a model that generates is run.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Runtime {
+    #[command(flatten)]
+    pub(crate) hardware: Hardware,
+    /// How keys and values are stored: f16, bf16 or f32
+    #[arg(long, default_value = "f16", value_name = "TYPE")]
+    pub(crate) kv_type: DType,
 }
 
 /// How a token is chosen.

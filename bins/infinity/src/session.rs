@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use model::{Batch, Model, Outputs};
 use sampling::Sampler;
 use tensor::DType;
-use tensor::kv::{KvCache, SeqId};
+use tensor::kv::{ContiguousKvCache, KvCache, SeqId};
 use tokenizer::Tokenizer;
 
 /// Rows of a prompt that enter the model at a time.
@@ -15,7 +15,7 @@ const PREFILL_CHUNK: usize = 512;
 /// A sequence and its keys and values.
 pub(crate) struct Session<'a> {
     model: &'a Model,
-    cache: Box<dyn KvCache>,
+    cache: ContiguousKvCache,
     context: usize,
     /// The logits that the next token is drawn from.
     logits: Vec<f32>,
@@ -66,14 +66,19 @@ pub(crate) struct Limits<'a> {
 
 impl<'a> Session<'a> {
     pub(crate) fn new(model: &'a Model, kv_type: DType, context: Option<usize>) -> Result<Self> {
-        let decoder = model.decoder_config()?;
-        let context = context.unwrap_or(decoder.context_length).min(decoder.context_length);
+        let limit = model.decoder()?.config.context_length;
+        let context = context.unwrap_or(limit).min(limit);
         Ok(Self { model, cache: model.new_cache(kv_type, context)?, context, logits: Vec::new() })
     }
 
     /// Positions taken.
     pub(crate) fn len(&self) -> usize {
         self.cache.len(SEQ)
+    }
+
+    /// Forgets the positions from `len` on.
+    pub(crate) fn truncate(&mut self, len: usize) -> Result<()> {
+        Ok(self.cache.truncate(SEQ, len)?)
     }
 
     /// Runs `ids` through the model; the logits of the last are kept.
@@ -93,7 +98,7 @@ impl<'a> Session<'a> {
             let mut batch = Batch::new();
             batch.extend(SEQ, chunk);
             let outputs = Outputs::last_logits(&batch);
-            let out = self.model.forward(&batch, &mut *self.cache, &outputs)?;
+            let out = self.model.forward(&batch, &mut self.cache, &outputs)?;
             self.logits.clear();
             self.logits.extend_from_slice(out.logits.as_f32()?);
         }
@@ -146,9 +151,10 @@ impl<'a> Session<'a> {
             }
             self.feed(&[id], &|| false)?;
         }
-        let rest = stream.finish();
-        text.push_str(&rest);
-        on_text(&rest)?;
+        if let Some(rest) = stream.finish() {
+            text.push_str(&rest);
+            on_text(&rest)?;
+        }
         let decode = start.elapsed();
         Ok(Generated { ids, text, finish, prompt_tokens: prompt.len(), prefill, decode })
     }

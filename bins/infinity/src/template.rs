@@ -44,7 +44,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         // What the request does not set, the vocabulary knows.
         if let Some(object) = request.as_object_mut() {
             for (key, id) in [("bos_token", tokenizer.bos()), ("eos_token", tokenizer.eos())] {
-                if let Some(token) = id.and_then(|id| tokenizer.token_text(id)) {
+                if let Some(id) = id {
+                    let token = tokenizer.token_text(id)?;
                     object.entry(key).or_insert(token.into());
                 }
             }
