@@ -37,14 +37,6 @@ impl RotaryConfig {
         };
         Self { inv_freq: inv_freq(&source), long, magnitude, layout, source }
     }
-
-    /// The frequencies for a sequence of this many positions (LongRoPE has others for long ones).
-    pub fn frequencies(&self, len: usize) -> &[f32] {
-        match &self.long {
-            Some(long) if len > long.original_context => &long.inv_freq,
-            _ => &self.inv_freq,
-        }
-    }
 }
 
 /// `theta^(2i/d)` for each pair.
@@ -147,9 +139,5 @@ pub(crate) fn yarn_magnitude(factor: f64, weight: f64) -> f64 {
 
 /// LongRoPE's attention factor for an extension by `factor` beyond `original_context`.
 pub(crate) fn longrope_magnitude(factor: f64, original_context: usize) -> f64 {
-    if factor <= 1.0 {
-        1.0
-    } else {
-        (1.0 + factor.ln() / (original_context as f64).ln()).sqrt()
-    }
+    if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original_context as f64).ln()).sqrt() }
 }

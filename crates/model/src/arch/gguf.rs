@@ -444,6 +444,6 @@ fn bert(k: &Keys<'_>) -> Result<EncoderConfig, Error> {
         intermediate_size: k.required("feed_forward_length", MAX_COUNT)?,
         context_length: k.required("context_length", MAX_COUNT)?,
         norm_eps: k.eps("attention.layer_norm_epsilon")?,
-        activation: k.activation(Activation::Gelu)?,
+        activation: k.activation(Activation::GeluErf)?,
     })
 }

@@ -9,11 +9,11 @@ use tensor::{Activation, RopeLayout};
 use super::Arch;
 use super::hf_rope::{self, RopeContext};
 use super::json::{MAX_COUNT, MAX_PARTS, Params, invalid};
+use crate::Error;
 use crate::config::{
     BlockLayout, DecoderConfig, EncoderConfig, Experts, FeedForward, ModelConfig, Norm, NormKind,
     Position, RotaryConfig,
 };
-use crate::Error;
 
 /// Reads a parsed `config.json`.
 ///
@@ -186,9 +186,7 @@ fn rotary_decoder(arch: Arch, p: &Params<'_>) -> Result<DecoderConfig, Error> {
         n_heads,
         n_kv_heads,
         head_dim,
-        intermediate_size: p
-            .count("intermediate_size", MAX_COUNT)?
-            .unwrap_or(d.intermediate_size),
+        intermediate_size: p.count("intermediate_size", MAX_COUNT)?.unwrap_or(d.intermediate_size),
         context_length,
         norm: Norm { kind: NormKind::Rms, eps, offset: arch.norm_offset() },
         final_norm: true,
@@ -257,7 +255,7 @@ fn activation(p: &Params<'_>, key: &str, default: Activation) -> Result<Activati
 pub(crate) fn parse_activation(key: &str, name: &str) -> Result<Activation, Error> {
     match name {
         "silu" | "swish" => Ok(Activation::Silu),
-        "gelu" => Ok(Activation::Gelu),
+        "gelu" => Ok(Activation::GeluErf),
         "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
         "relu" => Ok(Activation::Relu),
         _ => Err(invalid(key, name, "silu, gelu, gelu_new, gelu_pytorch_tanh or relu")),
@@ -459,6 +457,6 @@ fn bert(p: &Params<'_>) -> Result<EncoderConfig, Error> {
         intermediate_size: p.count("intermediate_size", MAX_COUNT)?.unwrap_or(3072),
         context_length: p.count("max_position_embeddings", MAX_COUNT)?.unwrap_or(512),
         norm_eps: p.positive("layer_norm_eps")?.unwrap_or(1e-12) as f32,
-        activation: activation(p, "hidden_act", Activation::Gelu)?,
+        activation: activation(p, "hidden_act", Activation::GeluErf)?,
     })
 }

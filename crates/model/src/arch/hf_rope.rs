@@ -131,9 +131,7 @@ fn scaling(
             Ok(RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context })
         }
         "su" | "longrope" => longrope(own, rotary_dim, original_context()?, extension),
-        "yarn" if c.arch == Arch::Phi3 => {
-            longrope(own, rotary_dim, original_context()?, extension)
-        }
+        "yarn" if c.arch == Arch::Phi3 => longrope(own, rotary_dim, original_context()?, extension),
         "yarn" => {
             if theta <= 1.0 {
                 return Err(invalid("rope_theta", theta, "more than 1 for yarn"));
@@ -157,11 +155,9 @@ fn scaling(
                 truncate: own.flag("truncate")?.unwrap_or(true),
             })
         }
-        other => Err(invalid(
-            "rope_type",
-            other,
-            "default, linear, dynamic, llama3, yarn or longrope",
-        )),
+        other => {
+            Err(invalid("rope_type", other, "default, linear, dynamic, llama3, yarn or longrope"))
+        }
     }
 }
 

@@ -61,8 +61,17 @@ const FFN_NORM: Name = name("ffn_norm", &["post_attention_layernorm"]);
 const LLAMA: Names = Names {
     model: MODEL,
     layer: &[
-        ATTN_NORM, ATTN_Q, ATTN_K, ATTN_V, ATTN_OUTPUT, ATTN_Q_NORM, ATTN_K_NORM, FFN_NORM,
-        FFN_GATE, FFN_UP, FFN_DOWN,
+        ATTN_NORM,
+        ATTN_Q,
+        ATTN_K,
+        ATTN_V,
+        ATTN_OUTPUT,
+        ATTN_Q_NORM,
+        ATTN_K_NORM,
+        FFN_NORM,
+        FFN_GATE,
+        FFN_UP,
+        FFN_DOWN,
     ],
     layers: "layers.",
     model_path: "model.",
@@ -222,9 +231,7 @@ impl<'a> GgufName<'a> {
     pub fn parse(name: &'a str) -> Option<Self> {
         let (path, suffix) = name.rsplit_once('.')?;
         match path.strip_prefix("blk.").and_then(|rest| rest.split_once('.')) {
-            Some((layer, kind)) => {
-                Some(Self { layer: Some(layer.parse().ok()?), kind, suffix })
-            }
+            Some((layer, kind)) => Some(Self { layer: Some(layer.parse().ok()?), kind, suffix }),
             None => Some(Self { layer: None, kind: path, suffix }),
         }
     }

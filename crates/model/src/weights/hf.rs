@@ -202,10 +202,8 @@ impl HfModel {
 
     /// A tensor of the checkpoint, by its own name.
     fn mapped(&self, name: &str) -> Result<Tensor, Error> {
-        let place = self
-            .tensors
-            .get(name)
-            .ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
+        let place =
+            self.tensors.get(name).ok_or_else(|| Error::MissingTensor { name: name.to_owned() })?;
         let dtype = match place.entry.dtype {
             Dtype::F32 => DType::F32,
             Dtype::F16 => DType::F16,

@@ -31,8 +31,8 @@ pub(crate) struct Entry {
 
 /// Maps a file and reads its header; tensors in the order of their data.
 pub(crate) fn open(path: &Path) -> Result<(MappedFile, Vec<Entry>), Error> {
-    let file = MappedFile::open(path)
-        .map_err(|source| Error::Io { path: path.to_owned(), source })?;
+    let file =
+        MappedFile::open(path).map_err(|source| Error::Io { path: path.to_owned(), source })?;
     let entries = parse(&file, path)?;
     Ok((file, entries))
 }

@@ -2,10 +2,10 @@
 
 use tensor::Tensor;
 
+use crate::Error;
 use crate::arch::Arch;
 use crate::arch::names::GgufName;
 use crate::config::ModelConfig;
-use crate::Error;
 
 /// The lengths by which fused projections come apart.
 #[derive(Clone, Copy, Debug)]
