@@ -20,7 +20,6 @@ impl<W> Decoder<W> {
     pub fn products(&self) -> Vec<Product<'_, W>> {
         let always = |linear| Product { linear, share: 1.0 };
         let mut all = Vec::new();
-        let dense = |d: &'_ DenseFeedForward<W>| d.gate.iter().chain([&d.up, &d.down]);
         for block in &self.blocks {
             let a = &block.attention;
             all.extend([&a.query, &a.key, &a.value, &a.output].map(always));
@@ -38,4 +37,8 @@ impl<W> Decoder<W> {
         all.push(always(self.output.as_ref().unwrap_or(&self.token_embedding)));
         all
     }
+}
+
+fn dense<W>(d: &DenseFeedForward<W>) -> impl Iterator<Item = &Linear<W>> {
+    d.gate.iter().chain([&d.up, &d.down])
 }
