@@ -73,9 +73,8 @@ fn ragged_with_others() {
     let mut rng = ChaCha8Rng::seed_from_u64(2);
     for_each_decoder(|model, ids, expected, name| {
         let vocab = expected.len() / ids.len();
-        let mut other = |n: usize| -> Vec<u32> {
-            (0..n).map(|_| rng.random_range(0..vocab as u32)).collect()
-        };
+        let mut other =
+            |n: usize| -> Vec<u32> { (0..n).map(|_| rng.random_range(0..vocab as u32)).collect() };
         let texts = [(A, ids.to_vec()), (B, other(23)), (C, other(31))];
         let alone: Vec<Vec<f32>> =
             texts.iter().map(|(_, t)| logits(model, t).into_vec().unwrap()).collect();
@@ -186,7 +185,7 @@ fn thread_counts_give_the_same_bits() {
             let compute = Compute::cpu().with_threads(threads).with_activations(activations);
             logits(&model.clone().with_compute(compute), &ids).into_vec().unwrap()
         };
-        for activations in [Activations::Exact, Activations::Int8] {
+        for activations in [Activations::F32, Activations::Int8] {
             let one = with(1, activations);
             assert_eq!(one, with(2, activations), "{name}");
             assert_eq!(one, with(3, activations), "{name}");
