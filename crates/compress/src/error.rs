@@ -37,7 +37,9 @@ pub enum Error {
         dtype: DType,
     },
     /// The type cannot be made here.
-    #[error("tensor '{tensor}' would become {dtype}, which can be read but not made; choose another type")]
+    #[error(
+        "tensor '{tensor}' would become {dtype}, which can be read but not made; choose another type"
+    )]
     CannotEncode {
         /// Its name.
         tensor: String,

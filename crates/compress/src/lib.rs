@@ -8,4 +8,4 @@ mod error;
 mod quantize;
 
 pub use error::Error;
-pub use quantize::{Quantized, QuantizeOptions, Quantization, plan, quantize};
+pub use quantize::{Quantization, QuantizeOptions, Quantized, plan, quantize};

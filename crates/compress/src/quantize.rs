@@ -127,7 +127,8 @@ pub fn quantize(
     options: &QuantizeOptions,
     progress: &mut dyn FnMut(&Quantized, f64) -> ControlFlow<()>,
 ) -> Result<Quantization, Error> {
-    let same = |p: &Path| output.canonicalize().is_ok_and(|o| p.canonicalize().is_ok_and(|p| p == o));
+    let same =
+        |p: &Path| output.canonicalize().is_ok_and(|o| p.canonicalize().is_ok_and(|p| p == o));
     if input.parts().iter().any(|part| same(part.path())) {
         return Err(Error::SameFile { path: output.to_owned() });
     }
