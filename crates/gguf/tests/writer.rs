@@ -51,7 +51,7 @@ proptest! {
     fn what_is_written_is_read_back(
         values in vec(("[a-z.]{1,12}", prop_oneof![scalar(), array()]), 0..12),
         tensors in vec(tensor(), 0..8),
-        alignment in prop::option::of(0u32..8),
+        alignment in prop::option::of(3u32..9),
     ) {
         let mut metadata = Metadata::default();
         for (key, value) in values {
