@@ -3,10 +3,12 @@
 //! A small trained Llama is quantized, each file generates from the same prompt and is measured on
 //! text that the model has not seen.
 
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use anyhow::{Context, Result};
+use compress::QuantizeOptions;
 use model::Model;
 use quant_core::FileType;
 use sampling::{Sampler, SamplingParams};
@@ -74,11 +76,13 @@ fn quantize(from: &Path, folder: &Path, name: &str) -> Result<PathBuf> {
     let to = folder.join(format!("bard-{name}.gguf"));
     let start = Instant::now();
     let file_type: FileType = name.parse()?;
-    let report = compress::quantize_gguf(from, &to, file_type)?;
+    let input = gguf::Gguf::open(from)?;
+    let go = &mut |_: &_, _| ControlFlow::Continue(());
+    let report = compress::quantize(&input, &to, file_type, &QuantizeOptions::default(), go)?;
     println!(
         "   {name}: {:.1} MB -> {:.1} MB, {:.2} bits a weight, in {:.1} s",
-        report.bytes_before as f64 / 1e6,
-        report.bytes_after as f64 / 1e6,
+        report.bytes_before() as f64 / 1e6,
+        report.bytes_after() as f64 / 1e6,
         report.bits_per_weight(),
         start.elapsed().as_secs_f64()
     );
