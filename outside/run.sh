@@ -41,7 +41,7 @@ for crate in "${crates[@]}"; do
     # The workspace's versions: what was tested is what is built here.
     cp ../Cargo.lock "$crate/Cargo.lock"
     printf '\n-- %s\n' "$crate"
-    tree=$(cargo tree --quiet --manifest-path "$manifest" --edges normal --prefix none --format '{p}' | sort -u)
+    tree=$(cargo tree --quiet --manifest-path "$manifest" --edges normal --prefix none --format '{p}' | sed 's/ (\*)$//' | sort -u)
     if bad=$(grep -E "$forbidden" <<<"$tree"); then
         printf '%s pulls in:\n%s\n' "$crate" "$bad" >&2
         exit 1

@@ -1,0 +1,129 @@
+//! Writes the seed corpora under `corpus/`: `cargo run --bin seeds`.
+//!
+//! Seeds are small and valid, or valid but for one thing, so that a mutation of a few bytes reaches
+//! far into a parser.
+
+use blocks::DType;
+use gguf::{Array, Builder, Value};
+
+fn main() -> std::io::Result<()> {
+    write("gguf_reader", gguf_reader())
+}
+
+fn write(target: &str, seeds: Vec<(String, Vec<u8>)>) -> std::io::Result<()> {
+    let folder = fuzz::seeds(target);
+    std::fs::create_dir_all(&folder)?;
+    for (name, bytes) in seeds {
+        std::fs::write(folder.join(name), bytes)?;
+    }
+    Ok(())
+}
+
+/// The file that was declared, its tensors filled with a pattern.
+fn file(builder: Builder) -> Vec<u8> {
+    let mut writer = builder.write_to(Vec::new()).expect("a sound declaration");
+    while let Some(size) = writer.next_tensor().map(|t| t.size) {
+        let data: Vec<u8> = (0..size).map(|i| (i * 37 % 251) as u8).collect();
+        writer.append(&data).expect("as many bytes as declared");
+    }
+    writer.finish().expect("all tensors are there")
+}
+
+fn gguf_reader() -> Vec<(String, Vec<u8>)> {
+    let mut seeds = Vec::new();
+    let mut seed = |name: &str, bytes: Vec<u8>| seeds.push((format!("{name}.gguf"), bytes));
+
+    seed("empty", file(Builder::new()));
+    for dtype in DType::ALL.iter().filter(|d| d.ggml_id().is_some()) {
+        let mut b = Builder::new();
+        b.tensor("t", [2, dtype.block_len()], *dtype).expect("one block a row");
+        seed(&format!("type-{}", dtype.name().to_lowercase()), file(b));
+    }
+
+    let mut values = Builder::new();
+    for (i, v) in scalars().into_iter().enumerate() {
+        values.set(format!("v{i}"), v);
+    }
+    seed("values", file(values));
+    let mut arrays = Builder::new();
+    for (i, v) in lists().into_iter().enumerate() {
+        arrays.set(format!("a{i}"), v);
+    }
+    seed("arrays", file(arrays));
+
+    let mut model = Builder::new();
+    model.set("general.architecture", "llama").set("general.alignment", 64u32);
+    model.set("llama.block_count", 1u32).set("llama.rope.freq_base", 10_000f32);
+    model.set("tokenizer.ggml.tokens", vec!["<unk>", "▁a", "<0x0A>"]);
+    model.set("tokenizer.ggml.scores", vec![0f32, -1.0, 0.0]);
+    model.set("tokenizer.ggml.token_type", vec![2i32, 1, 6]);
+    for (name, shape) in [("token_embd.weight", vec![3, 4]), ("output_norm.weight", vec![4])] {
+        model.tensor(name, shape, DType::F32).expect("a sound tensor");
+    }
+    model.tensor("blk.0.attn_q.weight", [2, 1, 2, 4], DType::F16).expect("a sound tensor");
+    model.tensor("scalar", [], DType::F32).expect("a sound tensor");
+    seed("model", file(model.clone()));
+    let mut version_2 = file(model.clone());
+    version_2[4] = 2;
+    seed("version-2", version_2);
+    let mut version_1 = file(model.clone());
+    version_1[4] = 1;
+    seed("version-1", version_1);
+    model.set("split.no", 0u16).set("split.count", 2u16).set("split.tensors.count", 9i32);
+    seed("split", file(model));
+
+    seed("nested", nested());
+    seeds
+}
+
+fn scalars() -> Vec<Value> {
+    vec![
+        u8::MAX.into(),
+        i8::MIN.into(),
+        u16::MAX.into(),
+        i16::MIN.into(),
+        u32::MAX.into(),
+        i32::MIN.into(),
+        u64::MAX.into(),
+        i64::MIN.into(),
+        f32::NAN.into(),
+        f64::NEG_INFINITY.into(),
+        true.into(),
+        "text".into(),
+    ]
+}
+
+fn lists() -> Vec<Value> {
+    vec![
+        vec![1u8, 2].into(),
+        vec![-1i8].into(),
+        vec![1u16].into(),
+        vec![-1i16].into(),
+        vec![1u32, 2, 3].into(),
+        vec![-1i32].into(),
+        vec![1u64].into(),
+        vec![-1i64].into(),
+        vec![0.5f32].into(),
+        vec![0.5f64].into(),
+        vec![true, false].into(),
+        Array::from_strings([&b"ab"[..], b"", b"\xff"]).into(),
+    ]
+}
+
+/// Arrays within arrays, which the writer does not make: the only key is `k`, of type 9.
+fn nested() -> Vec<u8> {
+    let mut out = b"GGUF\x03\0\0\0".to_vec();
+    let u64 = |out: &mut Vec<u8>, v: u64| out.extend(v.to_le_bytes());
+    let u32 = |out: &mut Vec<u8>, v: u32| out.extend(v.to_le_bytes());
+    u64(&mut out, 0);
+    u64(&mut out, 1);
+    u64(&mut out, 1);
+    out.push(b'k');
+    u32(&mut out, 9);
+    for (kind, len) in [(9, 2), (9, 1), (8, 0), (9, 1), (0, 3)] {
+        u32(&mut out, kind);
+        u64(&mut out, len);
+    }
+    out.extend([1, 2, 3]);
+    out
+}
