@@ -5,7 +5,13 @@ use crate::ThreadPool;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 #[allow(missing_docs)]
-pub enum Activation { Silu, GeluErf, GeluTanh, GeluQuick, Relu }
+pub enum Activation {
+    Silu,
+    GeluErf,
+    GeluTanh,
+    GeluQuick,
+    Relu,
+}
 
 fn f(a: Activation, x: f32) -> f32 {
     match a {

@@ -1,6 +1,6 @@
 //! Rows of a table.
-use crate::matmul::Weight;
 use crate::KernelError;
+use crate::matmul::Weight;
 
 /// Decodes rows `ids` to `out`.
 ///

@@ -27,7 +27,14 @@ pub enum Activations {
 ///
 /// # Errors
 /// A type that does not decode.
-pub fn matmul(pool: &ThreadPool, _isa: Isa, w: &Weight<'_>, x: &[f32], _act: Activations, out: &mut [f32]) -> Result<(), KernelError> {
+pub fn matmul(
+    pool: &ThreadPool,
+    _isa: Isa,
+    w: &Weight<'_>,
+    x: &[f32],
+    _act: Activations,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
     let row_bytes = w.bytes.len() / w.rows.max(1);
     let m = x.len() / w.cols.max(1);
     let columns: Vec<Mutex<Vec<f32>>> = (0..w.rows).map(|_| Mutex::new(Vec::new())).collect();
@@ -36,7 +43,9 @@ pub fn matmul(pool: &ThreadPool, _isa: Isa, w: &Weight<'_>, x: &[f32], _act: Act
     pool.run(n, |chunk| {
         let mut row = vec![0.0f32; w.cols];
         for j in chunk * w.rows / n..(chunk + 1) * w.rows / n {
-            if blocks::decode(w.dtype, &w.bytes[j * row_bytes..(j + 1) * row_bytes], &mut row).is_err() {
+            if blocks::decode(w.dtype, &w.bytes[j * row_bytes..(j + 1) * row_bytes], &mut row)
+                .is_err()
+            {
                 return;
             }
             *columns[j].lock().unwrap() = x.chunks_exact(w.cols).map(|x| dot(x, &row)).collect();
@@ -44,8 +53,12 @@ pub fn matmul(pool: &ThreadPool, _isa: Isa, w: &Weight<'_>, x: &[f32], _act: Act
     });
     for (j, c) in columns.into_iter().enumerate() {
         let c = c.into_inner().unwrap();
-        if c.len() != m { return Err(unsupported()); }
-        for (i, v) in c.into_iter().enumerate() { out[i * w.rows + j] = v; }
+        if c.len() != m {
+            return Err(unsupported());
+        }
+        for (i, v) in c.into_iter().enumerate() {
+            out[i * w.rows + j] = v;
+        }
     }
     Ok(())
 }
@@ -54,6 +67,10 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
     let mut acc = [0.0f32; 16];
     let (ca, cb) = (a.chunks_exact(16), b.chunks_exact(16));
     let rest: f32 = ca.remainder().iter().zip(cb.remainder()).map(|(a, b)| a * b).sum();
-    for (a, b) in ca.zip(cb) { for i in 0..16 { acc[i] += a[i] * b[i]; } }
+    for (a, b) in ca.zip(cb) {
+        for i in 0..16 {
+            acc[i] += a[i] * b[i];
+        }
+    }
     acc.iter().sum::<f32>() + rest
 }
