@@ -2,7 +2,6 @@
 
 mod bench;
 mod chat;
-mod convert;
 mod devices;
 mod generate;
 mod load;
@@ -40,7 +39,6 @@ struct Cli {
 enum Command {
     Generate(generate::Args),
     Chat(chat::Args),
-    Convert(convert::Args),
     Quantize(quantize::Args),
     Pull(pull::Args),
     Bench(bench::Args),
@@ -59,7 +57,6 @@ fn main() -> ExitCode {
         None => story::run(),
         Some(Command::Generate(a)) => generate::run(&a),
         Some(Command::Chat(a)) => chat::run(&a),
-        Some(Command::Convert(a)) => convert::run(&a),
         Some(Command::Quantize(a)) => quantize::run(&a),
         Some(Command::Pull(a)) => pull::run(&a),
         Some(Command::Bench(a)) => bench::run(&a),
