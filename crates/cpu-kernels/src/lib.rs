@@ -19,6 +19,7 @@ pub mod rope;
 mod simd;
 pub mod softmax;
 
+pub use blocks::DType;
 pub use error::KernelError;
 pub use isa::{Isa, UnknownIsa};
 pub use pool::ThreadPool;

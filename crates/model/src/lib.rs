@@ -41,3 +41,6 @@ pub use model::Model;
 pub use ops::Ops;
 pub use products::Product;
 pub use weights::WeightSource;
+
+/// The crate whose types a model is made of and speaks in.
+pub use tensor;
