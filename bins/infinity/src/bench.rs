@@ -112,7 +112,10 @@ fn print(r: &Report) {
     println!("{} ({}): {}", r.model, r.architecture, types.join(", "));
     println!(
         "{} threads, {}; ceilings in this run: {:.1} GB/s read, {:.0} G operations/s",
-        r.threads, r.isa, r.read_bytes_per_second / 1e9, r.operations_per_second / 1e9
+        r.threads,
+        r.isa,
+        r.read_bytes_per_second / 1e9,
+        r.operations_per_second / 1e9
     );
     println!("{:24} {:>10} {:>20} {:>10}", "", "tokens/s", "min .. max", "of floor");
     for f in &r.figures {
@@ -136,8 +139,13 @@ struct Cost {
 impl Cost {
     fn of(decoder: &Decoder, kv: DType) -> Self {
         let kv_bytes_per_token = decoder.config.kv_layout(kv).bytes_per_token();
-        let mut cost =
-            Cost { bytes: 0, operations: 0.0, kv_bytes_per_token, quantized: false, types: Vec::new() };
+        let mut cost = Cost {
+            bytes: 0,
+            operations: 0.0,
+            kv_bytes_per_token,
+            quantized: false,
+            types: Vec::new(),
+        };
         for Product { linear, share } in decoder.products() {
             let weight = &linear.weight;
             let bytes = (weight.byte_len() as f64 * share) as usize;

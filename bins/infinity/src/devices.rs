@@ -30,7 +30,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         return Ok(());
     }
     for d in &all {
-        let memory = d.memory.map_or(String::new(), |m| format!(", {:.1} GiB", m as f64 / 1073741824.0));
+        let memory =
+            d.memory.map_or(String::new(), |m| format!(", {:.1} GiB", m as f64 / 1073741824.0));
         println!("{:8} {}{memory}", d.device.to_string(), d.name);
     }
     if let Err(e) = Device::Cuda(0).available() {

@@ -14,9 +14,11 @@ use crate::session::{Generated, Limits, Session};
 
 /// Continue a text.
 #[derive(clap::Args)]
-#[command(after_help = "Examples:\n  infinity generate model.gguf --prompt \"The king\" --temperature 0\n  \
+#[command(
+    after_help = "Examples:\n  infinity generate model.gguf --prompt \"The king\" --temperature 0\n  \
     infinity generate FOLDER --prompt-file story.txt --max-tokens 500 --seed 1\n\
-    Ctrl-C ends the text cleanly.")]
+    Ctrl-C ends the text cleanly."
+)]
 pub(crate) struct Args {
     /// A GGUF file, a Hugging Face folder, or ORG/NAME
     model: String,

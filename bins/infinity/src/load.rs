@@ -18,7 +18,9 @@ pub(crate) fn resolve(name: &str) -> Result<PathBuf> {
     }
     if pull::is_model_name(name) {
         return pull::cached(name).with_context(|| {
-            format!("there is no file '{name}', and no such model was pulled; run: infinity pull {name}")
+            format!(
+                "there is no file '{name}', and no such model was pulled; run: infinity pull {name}"
+            )
         });
     }
     bail!("there is no file or folder '{name}'")
@@ -34,7 +36,8 @@ pub(crate) struct Loaded {
 pub(crate) fn model(name: &str, compute: Compute) -> Result<Loaded> {
     let path = resolve(name)?;
     let start = Instant::now();
-    let model = Model::open(&path).with_context(|| path.display().to_string())?.with_compute(compute);
+    let model =
+        Model::open(&path).with_context(|| path.display().to_string())?.with_compute(compute);
     Ok(Loaded { path, model, took: start.elapsed() })
 }
 

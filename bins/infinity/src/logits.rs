@@ -14,9 +14,11 @@ use crate::options::Hardware;
 
 /// Write the logits of every position (or an encoder's hidden states) to a safetensors file.
 #[derive(clap::Args)]
-#[command(after_help = "Example: infinity logits FOLDER --tokens ids.json --out logits.safetensors\n\
+#[command(
+    after_help = "Example: infinity logits FOLDER --tokens ids.json --out logits.safetensors\n\
     IDS.json holds a list of token ids, [1, 15043, 3186]. The file gets one f32 tensor: `logits`\n\
-    [n, vocabulary], or `last_hidden_state` [n, width] for an encoder. No tokenizer is needed.")]
+    [n, vocabulary], or `last_hidden_state` [n, width] for an encoder. No tokenizer is needed."
+)]
 pub(crate) struct Args {
     /// A GGUF file, a Hugging Face folder, or ORG/NAME
     model: String,

@@ -1,7 +1,6 @@
 //! `infinity`: compress, measure and run language models.
 
 mod bench;
-mod chat;
 mod devices;
 mod generate;
 mod load;
@@ -11,12 +10,12 @@ mod pull;
 mod quantize;
 mod session;
 mod story;
-mod template;
 mod tokenize;
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use tracing_subscriber::filter::LevelFilter;
 
 /// Compress, measure and run language models.
 ///
@@ -38,32 +37,35 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Generate(generate::Args),
-    Chat(chat::Args),
     Quantize(quantize::Args),
     Pull(pull::Args),
     Bench(bench::Args),
     Logits(logits::Args),
     Tokenize(tokenize::Tokenize),
     Detokenize(tokenize::Detokenize),
-    Template(template::Args),
     Devices(devices::Args),
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let filter = tracing_subscriber::EnvFilter::try_from_env("INFINITY_LOG").unwrap_or_else(|_| "warn".into());
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).without_time().init();
+    let level = std::env::var("INFINITY_LOG")
+        .ok()
+        .and_then(|l| l.parse().ok())
+        .unwrap_or(LevelFilter::WARN);
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
     let done = match cli.command {
         None => story::run(),
         Some(Command::Generate(a)) => generate::run(&a),
-        Some(Command::Chat(a)) => chat::run(&a),
         Some(Command::Quantize(a)) => quantize::run(&a),
         Some(Command::Pull(a)) => pull::run(&a),
         Some(Command::Bench(a)) => bench::run(&a),
         Some(Command::Logits(a)) => logits::run(&a),
         Some(Command::Tokenize(a)) => tokenize::tokenize(&a),
         Some(Command::Detokenize(a)) => tokenize::detokenize(&a),
-        Some(Command::Template(a)) => template::run(&a),
         Some(Command::Devices(a)) => devices::run(&a),
     };
     match done {

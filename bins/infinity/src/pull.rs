@@ -149,7 +149,9 @@ fn wanted<'a>(names: &[&'a str], include: &[String]) -> Result<Vec<&'a str>> {
 
 /// Whether the names are the parts of one split file.
 fn is_split(names: &[&str]) -> bool {
-    let stem = |n: &&str| n.rsplit_once("-of-").and_then(|(s, _)| s.rsplit_once('-')).map(|p| p.0.to_owned());
+    let stem = |n: &&str| {
+        n.rsplit_once("-of-").and_then(|(s, _)| s.rsplit_once('-')).map(|p| p.0.to_owned())
+    };
     let first = names.first().and_then(stem);
     first.is_some() && names.iter().all(|n| stem(n) == first)
 }
@@ -198,9 +200,19 @@ mod tests {
 
     #[test]
     fn one_kind_of_weights_is_chosen() {
-        let names = ["README.md", "config.json", "model.safetensors", "pytorch_model.bin",
-            "original/model.safetensors", "tokenizer.json", "../evil.json"];
-        assert_eq!(wanted(&names, &[]).unwrap(), ["config.json", "tokenizer.json", "model.safetensors"]);
+        let names = [
+            "README.md",
+            "config.json",
+            "model.safetensors",
+            "pytorch_model.bin",
+            "original/model.safetensors",
+            "tokenizer.json",
+            "../evil.json",
+        ];
+        assert_eq!(
+            wanted(&names, &[]).unwrap(),
+            ["config.json", "tokenizer.json", "model.safetensors"]
+        );
         let gguf = ["a-Q4_K_M.gguf", "a-Q8_0.gguf"];
         assert!(wanted(&gguf, &[]).unwrap_err().to_string().contains("--include"));
         assert_eq!(wanted(&gguf, &["Q8_0".into()]).unwrap(), ["a-Q8_0.gguf"]);

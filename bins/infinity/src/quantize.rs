@@ -64,9 +64,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         allow_requantize: args.allow_requantize,
         threads: args.threads.unwrap_or(0),
     };
-    let input = Gguf::open(load::resolve(&args.input)?).context(
-        "IN must be a GGUF file; `infinity convert` makes one of a Hugging Face folder",
-    )?;
+    let input = Gguf::open(load::resolve(&args.input)?)
+        .context("IN must be a GGUF file; `infinity convert` makes one of a Hugging Face folder")?;
     let start = Instant::now();
     let done = if args.dry_run {
         compress::plan(&input, file_type, &options)?
@@ -74,14 +73,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr());
         bar.set_style(ProgressStyle::with_template("{wide_bar} {percent} % {msg:32!} {eta}")?);
         let stop = interrupt()?;
-        let done = compress::quantize(&input, &args.output, file_type, &options, &mut |t, share| {
-            bar.set_position((share * 1000.0) as u64);
-            bar.set_message(t.name.clone());
-            match stop.load(Ordering::Relaxed) {
-                true => ControlFlow::Break(()),
-                false => ControlFlow::Continue(()),
-            }
-        });
+        let done =
+            compress::quantize(&input, &args.output, file_type, &options, &mut |t, share| {
+                bar.set_position((share * 1000.0) as u64);
+                bar.set_message(t.name.clone());
+                match stop.load(Ordering::Relaxed) {
+                    true => ControlFlow::Break(()),
+                    false => ControlFlow::Continue(()),
+                }
+            });
         bar.finish_and_clear();
         done?
     };
@@ -120,8 +120,9 @@ fn tensor_type(text: &str) -> Result<Override> {
         bail!("--tensor-type '{text}': expected REGEX=TYPE, for example ffn_down=q6_k");
     };
     Ok(Override {
-        pattern: regex::Regex::new(pattern)
-            .map_err(|_| anyhow::anyhow!("--tensor-type '{text}': '{pattern}' is no regular expression"))?,
+        pattern: regex::Regex::new(pattern).map_err(|_| {
+            anyhow::anyhow!("--tensor-type '{text}': '{pattern}' is no regular expression")
+        })?,
         dtype: dtype.parse().with_context(|| format!("--tensor-type '{text}'"))?,
     })
 }

@@ -7,7 +7,7 @@ use model::{Batch, Model, Outputs};
 use sampling::Sampler;
 use tensor::DType;
 use tensor::kv::{ContiguousKvCache, KvCache, SeqId};
-use tokenizer::Tokenizer;
+use tokenizer::{DecodeOptions, Tokenizer};
 
 /// Rows of a prompt that enter the model at a time.
 const PREFILL_CHUNK: usize = 512;
@@ -126,7 +126,8 @@ impl<'a> Session<'a> {
         let prefill = start.elapsed();
         let start = Instant::now();
         let (mut ids, mut text) = (Vec::new(), String::new());
-        let mut stream = tokenizer.decode_stream();
+        let shown = DecodeOptions { skip_special: true, continues: !prompt.is_empty() };
+        let mut stream = tokenizer.decode_stream_with(shown);
         while finish == Finish::Length && ids.len() < limits.max_tokens {
             if (limits.interrupted)() {
                 finish = Finish::Interrupted;

@@ -38,8 +38,10 @@ struct Measured {
 
 pub(crate) fn run() -> Result<()> {
     let folder = tempfile::tempdir().context("a temporary folder")?;
-    println!("Infinity makes language models smaller and faster. Here is the whole way, on a small model\n\
-        that this program carries: bard, a Llama of 5.8 M parameters trained on Shakespeare.\n");
+    println!(
+        "Infinity makes language models smaller and faster. Here is the whole way, on a small model\n\
+        that this program carries: bard, a Llama of 5.8 M parameters trained on Shakespeare.\n"
+    );
 
     println!("1. Unpack the model as GGUF, f16.");
     let f16 = folder.path().join("bard-F16.gguf");
@@ -58,9 +60,13 @@ pub(crate) fn run() -> Result<()> {
         table.push(measure(name, path)?);
     }
 
-    println!("\n4. What it cost, on held-out text (perplexity by llama.cpp's protocol, context {CONTEXT}).\n");
+    println!(
+        "\n4. What it cost, on held-out text (perplexity by llama.cpp's protocol, context {CONTEXT}).\n"
+    );
     print(&table);
-    println!("\nOn your own model: infinity quantize MODEL.gguf OUT.gguf Q4_K_M; infinity --help shows the rest.");
+    println!(
+        "\nOn your own model: infinity quantize MODEL.gguf OUT.gguf Q4_K_M; infinity --help shows the rest."
+    );
     Ok(())
 }
 
@@ -102,7 +108,8 @@ fn measure(name: &str, path: &Path) -> Result<Measured> {
     for line in format!("{PROMPT}{}", sample.text).lines().take(6) {
         println!("     | {line}");
     }
-    let tokens = tokenizer.encode(TEXT, EncodeOptions { add_special: true, parse_special: false })?;
+    let tokens =
+        tokenizer.encode(TEXT, EncodeOptions { add_special: true, parse_special: false })?;
     let task = Task {
         tokens: &tokens[..tokens.len().min(WINDOWS * CONTEXT)],
         protocol: Protocol::LlamaCpp { context: CONTEXT },
@@ -122,7 +129,8 @@ fn measure(name: &str, path: &Path) -> Result<Measured> {
 }
 
 fn generate(model: &Model, tokenizer: &Tokenizer) -> Result<Generated> {
-    let ids = tokenizer.encode(PROMPT, EncodeOptions { add_special: true, parse_special: false })?;
+    let ids =
+        tokenizer.encode(PROMPT, EncodeOptions { add_special: true, parse_special: false })?;
     let mut sampler = Sampler::new(SamplingParams::greedy())?;
     let limits = Until { max_tokens: 96, ignore_eos: false, interrupted: &|| false };
     let mut session = Session::new(model, DType::F16, None)?;

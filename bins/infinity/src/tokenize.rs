@@ -40,7 +40,8 @@ pub(crate) fn tokenize(args: &Tokenize) -> Result<()> {
             std::io::read_to_string(std::io::stdin()).context("standard input")?
         }
         None => {
-            let bytes = std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
+            let bytes =
+                std::fs::read(&args.file).with_context(|| args.file.display().to_string())?;
             String::from_utf8(bytes)
                 .with_context(|| format!("{}: the text is not UTF-8", args.file.display()))?
         }
@@ -54,7 +55,8 @@ pub(crate) fn tokenize(args: &Tokenize) -> Result<()> {
         return Ok(());
     }
     for id in ids {
-        let piece = tokenizer.decode(&[id], DecodeOptions { skip_special: false })?;
+        let piece =
+            tokenizer.decode(&[id], DecodeOptions { skip_special: false, ..Default::default() })?;
         writeln!(out, "{id:>7} {piece:?}")?;
     }
     Ok(())
@@ -79,7 +81,7 @@ pub(crate) struct Detokenize {
 
 pub(crate) fn detokenize(args: &Detokenize) -> Result<()> {
     let tokenizer = load::tokenizer(&load::resolve(&args.model)?)?;
-    let options = DecodeOptions { skip_special: args.skip_special };
+    let options = DecodeOptions { skip_special: args.skip_special, ..Default::default() };
     let text = tokenizer.decode(&read_ids(&args.tokens)?, options)?;
     let mut out = std::io::stdout().lock();
     if args.json {

@@ -43,7 +43,8 @@ fn greedy_text_is_the_same_each_time_and_seeds_decide_the_rest() {
     let greedy = run(&["--temperature", "0"]);
     assert_eq!(greedy["ids"], run(&["--temperature", "0", "--threads", "1"])["ids"]);
     assert_eq!(run(&["--seed", "5"])["ids"], run(&["--seed", "5"])["ids"]);
-    let seeds: Vec<Value> = (0..6).map(|s| run(&["--seed", &s.to_string()])["ids"].clone()).collect();
+    let seeds: Vec<Value> =
+        (0..6).map(|s| run(&["--seed", &s.to_string()])["ids"].clone()).collect();
     assert!(seeds.iter().any(|ids| *ids != seeds[0]), "six seeds, one text");
     assert_eq!(greedy["finish_reason"], "length");
 }
@@ -72,7 +73,14 @@ fn logits_of_a_folder_without_a_tokenizer_are_those_of_transformers() {
             ids.data().chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();
         let (tokens, out) = (folder.path().join("ids.json"), folder.path().join("out.safetensors"));
         std::fs::write(&tokens, json!(ids).to_string()).unwrap();
-        succeed(&["logits", text(&arch.join(name)), "--tokens", text(&tokens), "--out", text(&out)]);
+        succeed(&[
+            "logits",
+            text(&arch.join(name)),
+            "--tokens",
+            text(&tokens),
+            "--out",
+            text(&out),
+        ]);
         let what = if name == "bert" { "last_hidden_state" } else { "logits" };
         let made = std::fs::read(&out).unwrap();
         let made = safetensors::SafeTensors::deserialize(&made).unwrap();
@@ -99,7 +107,8 @@ fn a_model_is_quantized_and_runs() {
     let before = std::fs::metadata(&model).unwrap().len();
     let after = std::fs::metadata(&out).unwrap().len();
     assert!(after * 3 < before, "{before} -> {after}");
-    let told = succeed(&["generate", text(&out), "--prompt", "ROMEO:", "-n", "8", "--temperature", "0"]);
+    let told =
+        succeed(&["generate", text(&out), "--prompt", "ROMEO:", "-n", "8", "--temperature", "0"]);
     assert!(!told.trim().is_empty());
     // Onto itself would destroy the input.
     fail(&["quantize", text(&out), text(&out), "Q8_0"], "same file");
@@ -113,7 +122,17 @@ fn a_folder_becomes_gguf_and_a_folder_again() {
     succeed(&["convert", text(&folder), text(&gguf)]);
     succeed(&["convert", text(&gguf), text(&back)]);
     let run = |model: &Path| -> Value {
-        let args = ["generate", text(model), "--prompt", "The king", "-n", "16", "--temperature", "0", "--json"];
+        let args = [
+            "generate",
+            text(model),
+            "--prompt",
+            "The king",
+            "-n",
+            "16",
+            "--temperature",
+            "0",
+            "--json",
+        ];
         serde_json::from_str(&succeed(&args)).unwrap()
     };
     let (a, b, c) = (run(&folder), run(&gguf), run(&back));
@@ -126,17 +145,22 @@ fn a_chat_request_becomes_a_prompt() {
     let Some(templates) = testkit::shared("data/templates") else { return };
     let dir = tempfile::tempdir().unwrap();
     let request = dir.path().join("request.json");
-    let body = json!({ "messages": [{ "role": "user", "content": "Hi" }], "add_generation_prompt": true });
+    let body =
+        json!({ "messages": [{ "role": "user", "content": "Hi" }], "add_generation_prompt": true });
     std::fs::write(&request, body.to_string()).unwrap();
     let jinja = templates.join("Qwen-Qwen2.5-7B-Instruct.jinja");
     let prompt = succeed(&["template", text(&jinja), "--request", text(&request)]);
-    assert!(prompt.ends_with("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"), "{prompt}");
+    assert!(
+        prompt.ends_with("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"),
+        "{prompt}"
+    );
 }
 
 #[test]
 fn benches_report_the_fraction_of_the_floor() {
     let model = bard();
-    let args = ["bench", text(&model), "--prefill", "32", "--decode", "4", "--repetitions", "2", "--json"];
+    let args =
+        ["bench", text(&model), "--prefill", "32", "--decode", "4", "--repetitions", "2", "--json"];
     let report: Value = serde_json::from_str(&succeed(&args)).unwrap();
     for figure in report["figures"].as_array().unwrap() {
         let fraction = figure["fraction_of_floor"].as_f64().unwrap();
@@ -153,7 +177,11 @@ fn mistakes_are_told_in_one_line() {
     std::fs::create_dir(&empty).unwrap();
     let odd = dir.path().join("odd");
     std::fs::create_dir(&odd).unwrap();
-    std::fs::write(odd.join("config.json"), r#"{"model_type":"perceiver","architectures":["Perceiver"]}"#).unwrap();
+    std::fs::write(
+        odd.join("config.json"),
+        r#"{"model_type":"perceiver","architectures":["Perceiver"]}"#,
+    )
+    .unwrap();
     let model = bard();
     fail(&["generate", "nowhere.gguf", "--prompt", "x"], "nowhere.gguf");
     fail(&["generate", "org/never-pulled", "--prompt", "x"], "infinity pull");

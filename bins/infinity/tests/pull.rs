@@ -60,7 +60,10 @@ fn serve(mut stream: &TcpStream, seen: &Mutex<Vec<String>>, breaks: &AtomicUsize
             }
         };
         let Some(range) = range else {
-            let head = format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n", body.len());
+            let head = format!(
+                "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
+                body.len()
+            );
             let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(&body));
             continue;
         };
@@ -69,12 +72,16 @@ fn serve(mut stream: &TcpStream, seen: &Mutex<Vec<String>>, breaks: &AtomicUsize
         let end = end.parse().map_or(body.len(), |e: usize| (e + 1).min(body.len()));
         let head = format!(
             "HTTP/1.1 206 Partial Content\r\nETag: \"{:x}\"\r\nX-Repo-Commit: {COMMIT}\r\nContent-Range: bytes {start}-{}/{}\r\nContent-Length: {}\r\n\r\n",
-            body.len(), end - 1, body.len(), end - start
+            body.len(),
+            end - 1,
+            body.len(),
+            end - start
         );
         let mut part = &body[start..end];
         if part.len() > 1000 {
             seen.lock().unwrap().push(range);
-            if breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok() {
+            if breaks.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |n| n.checked_sub(1)).is_ok()
+            {
                 part = &part[..part.len() / 2];
                 let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(part));
                 let _ = stream.shutdown(std::net::Shutdown::Both);

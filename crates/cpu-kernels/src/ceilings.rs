@@ -26,7 +26,9 @@ pub fn read_bandwidth(pool: &ThreadPool, bytes: usize) -> f64 {
         pool.run(pieces, |i| {
             let range = i * chunks / pieces..(i + 1) * chunks / pieces;
             let mut lanes = [0u64; 32];
-            for block in buffer[range.start * chunk..(range.end * chunk).min(words)].chunks_exact(32) {
+            for block in
+                buffer[range.start * chunk..(range.end * chunk).min(words)].chunks_exact(32)
+            {
                 for (lane, word) in lanes.iter_mut().zip(block) {
                     *lane = lane.wrapping_add(*word);
                 }
