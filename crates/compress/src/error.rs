@@ -1,35 +1,8 @@
-<<<<<<< HEAD
-//! What can be wrong with making one model file from another.
-
-use std::path::PathBuf;
-
-use tensor::DType;
-
-/// Why a model could not be converted or quantized.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// The model cannot be read.
-    #[error(transparent)]
-    Model(#[from] model::Error),
-    /// A GGUF file cannot be read or written.
-    #[error(transparent)]
-    Gguf(#[from] gguf::Error),
-    /// The tokenizer cannot be read.
-    #[error(transparent)]
-    Tokenizer(#[from] tokenizer::Error),
-    /// A tensor cannot be used.
-    #[error(transparent)]
-    Tensor(#[from] tensor::Error),
-    /// A tensor cannot be encoded or decoded.
-    #[error("tensor '{tensor}': {source}")]
-    Quant {
-=======
 use std::path::PathBuf;
 
 use blocks::DType;
 
-/// Why a model was not compressed. Nothing is left behind under the output's name.
+/// Why a model was not converted or compressed. Nothing is left behind under the output's name.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -48,89 +21,21 @@ pub enum Error {
     /// A tensor could not be quantized.
     #[error("tensor '{tensor}': {source}")]
     Quantize {
->>>>>>> main
         /// Its name.
         tensor: String,
         /// Why.
         source: quant_core::QuantError,
     },
-<<<<<<< HEAD
-    /// No type could be chosen for a tensor.
-    #[error(transparent)]
-    Recipe(#[from] quant_core::RecipeError),
-    /// A file cannot be read or written.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The output is there already.
-    #[error("{}: is there already; remove it or name another output", path.display())]
-    OutputExists {
-        /// The output.
-        path: PathBuf,
-    },
-    /// Input and output are the same file.
-    #[error("{}: is the input, too; name another output", path.display())]
-    SameFile {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A type that a checkpoint cannot be converted to.
-    #[error(
-        "cannot convert to {dtype}: F32, F16 and BF16 can be written; other types are made by quantizing"
-    )]
-    OutputType {
-        /// The type.
-        dtype: DType,
-    },
-    /// A type that tensors cannot be encoded to.
-    #[error("tensor '{tensor}' would become {dtype}, which cannot be made here")]
-    NoEncoder {
-        /// The tensor.
-=======
     /// The mixture asks for a type that is worthless without importances.
     #[error(
         "tensor '{tensor}' would become {dtype}, which needs an importance matrix; choose a type of more bits"
     )]
     NeedsImportance {
         /// Its name.
->>>>>>> main
         tensor: String,
         /// The type.
         dtype: DType,
     },
-<<<<<<< HEAD
-    /// The vocabulary is larger than the model's.
-    #[error("the tokenizer has {tokens} tokens, the model only {rows}")]
-    Vocabulary {
-        /// Tokens of the tokenizer.
-        tokens: usize,
-        /// Rows of the token embedding.
-        rows: usize,
-    },
-    /// The caller asked to stop.
-    #[error("cancelled")]
-    Cancelled,
-}
-
-impl Error {
-    /// Names the tensor with which something was wrong.
-    pub(crate) fn quant(tensor: &str) -> impl Fn(quant_core::QuantError) -> Error + '_ {
-        move |source| match source {
-            quant_core::QuantError::Cancelled => Error::Cancelled,
-            source => Error::Quant { tensor: tensor.to_owned(), source },
-        }
-    }
-
-    /// Names the file with which something was wrong.
-    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
-        let path = path.into();
-        move |source| Error::Io { path, source }
-    }
-=======
     /// The type cannot be made here.
     #[error(
         "tensor '{tensor}' would become {dtype}, which can be read but not made; choose another type"
@@ -151,5 +56,62 @@ impl Error {
         /// Its type.
         dtype: DType,
     },
->>>>>>> main
+    /// The model cannot be read.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// The tokenizer cannot be read.
+    #[error(transparent)]
+    Tokenizer(#[from] tokenizer::Error),
+    /// A tensor cannot be used.
+    #[error(transparent)]
+    Tensor(#[from] tensor::Error),
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The output is there already.
+    #[error("{path} is there already; remove it or name another output")]
+    OutputExists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// A type that a checkpoint cannot be converted to.
+    #[error(
+        "cannot convert to {dtype}: choose F32, F16 or BF16, and quantize the result for other types"
+    )]
+    OutputType {
+        /// The type.
+        dtype: DType,
+    },
+    /// The vocabulary is larger than the model's.
+    #[error("the tokenizer has {tokens} tokens, the model only {rows}")]
+    Vocabulary {
+        /// Tokens of the tokenizer.
+        tokens: usize,
+        /// Rows of the token embedding.
+        rows: usize,
+    },
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// Names the tensor with which something was wrong.
+    pub(crate) fn quantize(tensor: &str) -> impl Fn(quant_core::QuantError) -> Error + '_ {
+        move |source| match source {
+            quant_core::QuantError::Cancelled => Error::Cancelled,
+            source => Error::Quantize { tensor: tensor.to_owned(), source },
+        }
+    }
+
+    /// Names the file with which something was wrong.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { path, source }
+    }
 }

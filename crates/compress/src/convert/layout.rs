@@ -44,7 +44,7 @@ impl Layout {
     ) -> Result<Vec<u8>, Error> {
         let (rows, cols) = (tensor.rows(), tensor.cols());
         let encode = |source| {
-            quantize_tensor(source, rows, cols, dtype, None, work).map_err(Error::quant(name))
+            quantize_tensor(source, rows, cols, dtype, None, work).map_err(Error::quantize(name))
         };
         let parsed = GgufName::parse(name);
         if parsed.is_some_and(|n| self.is_shifted(n)) {

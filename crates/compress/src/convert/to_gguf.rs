@@ -24,7 +24,7 @@ pub(crate) const QUANTIZATION_VERSION: u32 = 2;
 ///
 /// # Errors
 /// [`Error::Model`] if the folder cannot be read, [`Error::Gguf`] if the file cannot be written,
-/// [`Error::Quant`] for values beyond the type asked for, [`Error::Cancelled`].
+/// [`Error::Quantize`] for values beyond the type asked for, [`Error::Cancelled`].
 pub fn hf_to_gguf(
     folder: &Path,
     out: &Path,

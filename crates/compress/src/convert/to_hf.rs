@@ -47,7 +47,7 @@ struct Plan {
 ///
 /// # Errors
 /// [`Error::OutputExists`], [`Error::Model`] if the file cannot be read, [`Error::Io`] if the folder
-/// cannot be written, [`Error::Quant`] for values beyond the type asked for, [`Error::Cancelled`].
+/// cannot be written, [`Error::Quantize`] for values beyond the type asked for, [`Error::Cancelled`].
 pub fn gguf_to_hf(
     file: &Path,
     out: &Path,
