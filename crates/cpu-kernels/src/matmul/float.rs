@@ -1,4 +1,5 @@
-//! f32 products: f32, f16 and bf16 weights widened in a panel, block types decoded first.
+//! f32 products: f32, f16 and bf16 weights widened in a panel, block types and f64 decoded
+//! first.
 //!
 //! Per output: a fused multiply-add for each k within a span of 64, from zero; spans added up in
 //! order.
@@ -27,7 +28,7 @@ impl Default for FloatGroup {
 
 /// `Ok` if weights of this type can be multiplied.
 pub(crate) fn check_dtype(dtype: DType) -> Result<(), KernelError> {
-    if is_plain(dtype) || dtype.is_quantized() {
+    if dtype.is_float() || dtype.is_quantized() {
         Ok(())
     } else {
         Err(KernelError::UnsupportedDType { what: "weights", dtype })
