@@ -7,6 +7,9 @@
 //!
 //! Environment: `INFINITY_ISA` (`portable`, `avx2`, `avx512`) and `INFINITY_THREADS`.
 
+// Loops over registers and lanes read best with their index, and several arrays share it.
+#![allow(clippy::needless_range_loop)]
+
 pub mod activation;
 pub mod attention;
 pub mod embed;

@@ -42,7 +42,7 @@ pub(crate) fn is_plain(dtype: DType) -> bool {
 
 pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
     let out = &DisjointMut::new(out);
-    job.for_pieces(pool, |piece| dispatch(job.isa, FloatPiece { job, piece, out }));
+    job.for_pieces(pool, 128, |piece| dispatch(job.isa, FloatPiece { job, piece, out }));
 }
 
 struct FloatPiece<'a> {
@@ -73,7 +73,8 @@ impl Op for FloatPiece<'_> {
                     let span = SPAN.min(job.cols - k0);
                     for (g, group) in groups.iter_mut().enumerate() {
                         let row = row0 + g * LANES;
-                        let tile = job.source.tile(row, k0 * size, span * size, &mut scratch.pad);
+                        let (at, bytes) = (k0 * size, span * size);
+                        let tile = job.source.tile(row, at, bytes, &mut scratch.pad);
                         unpack(s, job.dtype, tile, group);
                     }
                     sweep(s, groups, span, &x[k0..], job.cols, m, sums, PANEL_GROUPS);
