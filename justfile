@@ -37,10 +37,15 @@ bench *ARGS:
 golden:
     CI=true cargo test --release --workspace
 
-# Fuzz each target for so many seconds, or one target
-fuzz SECONDS="60" *TARGET:
-    fuzz/run.sh {{SECONDS}} {{TARGET}}
+# Fuzz every target, or those named, for so many seconds or executions (just fuzz 10000000x gguf_reader)
+fuzz LIMIT="60" *TARGETS:
+    fuzz/run.sh {{LIMIT}} {{TARGETS}}
 
 # Each library crate from a project outside the workspace, alone
 outside *CRATE:
     outside/run.sh {{CRATE}}
+
+# The oldest Rust that the workspace states, which rustup installs
+msrv:
+    rustup toolchain install --profile minimal "$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)"
+    cargo "+$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)" check --workspace --all-targets --locked

@@ -12,6 +12,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod ceilings;
 pub mod embed;
 mod error;
 mod isa;
@@ -22,6 +23,7 @@ pub mod rope;
 mod simd;
 pub mod softmax;
 
+pub use blocks::DType;
 pub use error::KernelError;
 pub use isa::{Isa, UnknownIsa};
 pub use pool::ThreadPool;

@@ -89,6 +89,28 @@ proptest! {
 }
 
 #[test]
+fn metadata_keep_their_order() {
+    let mut m = Metadata::default();
+    for key in ["a", "b", "c", "d"] {
+        m.set(key, 1u32);
+    }
+    m.set("c", "changed in place");
+    assert_eq!(m.remove("b"), Some(Value::U32(1)));
+    assert_eq!(m.remove("b"), None);
+    m.set("b", true);
+    assert_eq!(m.iter().map(|(k, _)| k).collect::<String>(), "acdb");
+    assert_eq!((m.str("c").unwrap(), m.bool("b").unwrap()), ("changed in place", true));
+    assert!(!m.contains("e"));
+}
+
+#[test]
+fn opened_files_are_shared_by_threads() {
+    fn shared<T: Send + Sync + Clone>() {}
+    shared::<Gguf>();
+    shared::<Metadata>();
+}
+
+#[test]
 fn misuse_is_refused() {
     let mut b = Builder::new();
     b.tensor("a", [2, 32], DType::Q8_0).unwrap();

@@ -50,8 +50,7 @@ fn embeddings_of_minilm_are_the_reference() {
         let got: Vec<f64> = got.iter().map(|&v| v.into()).collect();
         assert_eq!(got.len(), expected.len());
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
-        let cosine =
-            dot(&got, &expected) / (dot(&got, &got) * dot(&expected, &expected)).sqrt();
+        let cosine = dot(&got, &expected) / (dot(&got, &got) * dot(&expected, &expected)).sqrt();
         println!("{cosine:.8} {}", case["text"]);
         assert!(cosine > 0.99999, "{}: {cosine}", case["text"]);
     }

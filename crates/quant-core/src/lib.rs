@@ -18,6 +18,7 @@ mod measure;
 mod recipe;
 mod tensor;
 
+pub use blocks::DType;
 pub use chunks::{Progress, Work};
 pub use compare::compare;
 pub use error::QuantError;
