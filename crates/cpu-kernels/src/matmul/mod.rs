@@ -7,8 +7,8 @@
 //! order that depends on the format alone: a row's result is the same alone, in a batch, and for
 //! any number of threads, and prefill and decode share their arithmetic.
 //!
-//! Two families: [`float`] for f32 products (plain types, and any block type by decoding), and
-//! [`int8`] for block types times activations rounded to int8.
+//! Two families: `float` for f32 products (plain types, and any block type by decoding), and
+//! `int8` for block types times activations rounded to int8.
 
 pub(crate) mod float;
 mod int8;
