@@ -180,8 +180,7 @@ impl ThreadPool {
             return alone();
         }
         let Ok(_owner) = self.owner.try_lock() else { return alone() };
-        let job =
-            Job { body: &body, chunks, next: AtomicUsize::new(0), panic: Mutex::new(None) };
+        let job = Job { body: &body, chunks, next: AtomicUsize::new(0), panic: Mutex::new(None) };
         let shared = &*self.shared;
         shared.job.store(ptr::from_ref(&job).cast_mut().cast(), SeqCst);
         shared.epoch.fetch_add(1, SeqCst);

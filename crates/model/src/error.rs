@@ -123,6 +123,55 @@ pub enum Error {
         /// Why.
         source: serde_json::Error,
     },
+    /// A folder without weights that can be read.
+    #[error(
+        "{}: no model.safetensors and no model.safetensors.index.json; other formats must be converted to safetensors first",
+        path.display()
+    )]
+    NoWeights {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// A safetensors file that its library refuses.
+    #[error("{}: {source}", path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: safetensors::SafeTensorError,
+    },
+    /// A safetensors file with a bad header.
+    #[error("{}: the header cannot be right: {reason}", path.display())]
+    SafetensorsHeader {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// An index that names a shard outside of its folder.
+    #[error("{}: shard {shard} is no plain file name", path.display())]
+    ShardPath {
+        /// The index.
+        path: PathBuf,
+        /// The shard as the index has it.
+        shard: String,
+    },
+    /// A tensor that is not in the shard that the index names.
+    #[error("{}: has no tensor '{name}', which the index says is there", path.display())]
+    NotInShard {
+        /// The shard.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor of a checkpoint whose elements are of a type that is no weight.
+    #[error("tensor '{name}' has elements of type {dtype}; F32, F16, BF16 and F64 can be read")]
+    ElementType {
+        /// Its name.
+        name: String,
+        /// The type as safetensors calls it.
+        dtype: String,
+    },
     /// An operation on tensors failed.
     #[error(transparent)]
     Tensor(#[from] tensor::Error),

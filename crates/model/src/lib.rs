@@ -12,6 +12,7 @@
 //! ([`DecoderConfig`]); nothing in the body knows a name.
 #![forbid(unsafe_code)]
 
+pub mod arch;
 pub mod batch;
 pub mod block;
 pub mod config;
@@ -25,8 +26,9 @@ pub mod linear;
 mod model;
 pub mod ops;
 pub mod pooling;
+pub mod rope_scaling;
 mod validate;
-mod weights;
+pub mod weights;
 
 pub use batch::{Batch, Forward, Outputs, Row, Tap};
 pub use config::{DecoderConfig, EncoderConfig, ModelConfig};
@@ -37,3 +39,6 @@ pub use error::Error;
 pub use model::Model;
 pub use ops::Ops;
 pub use weights::WeightSource;
+
+/// The crate whose types a model is made of and speaks in.
+pub use tensor;

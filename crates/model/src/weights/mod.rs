@@ -1,8 +1,32 @@
 //! Where a model's weights come from: one interface over safetensors folders and GGUF files.
 
+mod gguf;
+mod hf;
+mod safetensors;
+mod split;
+
+use std::path::Path;
+
 use tensor::Tensor;
 
-use crate::Error;
+use crate::{Error, ModelConfig};
+
+pub use gguf::GgufModel;
+pub(crate) use gguf::tensor as gguf_tensor;
+pub use hf::HfModel;
+
+/// Opens a Hugging Face folder or a GGUF file.
+///
+/// # Errors
+/// Those of [`HfModel::open`] and [`GgufModel::open`].
+pub fn open(path: &Path) -> Result<(ModelConfig, Box<dyn WeightSource>), Error> {
+    if path.is_dir() {
+        let model = HfModel::open(path)?;
+        return Ok((model.config().clone(), Box::new(model)));
+    }
+    let model = GgufModel::open(path)?;
+    Ok((model.config().clone(), Box::new(model)))
+}
 
 /// Named tensors of a checkpoint, under the names that GGUF files use (llama.cpp,
 /// `llama-arch.cpp`).
