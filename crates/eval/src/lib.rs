@@ -10,6 +10,7 @@
 
 mod error;
 mod estimate;
+mod model_source;
 mod perplexity;
 mod protocol;
 mod rows;
@@ -17,6 +18,7 @@ mod source;
 
 pub use error::EvalError;
 pub use estimate::Estimate;
+pub use model_source::ModelLogits;
 pub use perplexity::{Comparison, Divergence, Perplexity, Progress, Task, compare, perplexity};
 pub use protocol::{Protocol, Stamp, Window};
 pub use source::{Limits, LogitsSource, Piece};

@@ -80,6 +80,25 @@ impl Protocol {
         matches!(self, Self::LlamaCpp { .. })
     }
 
+    /// Whether context and stride make sense, for any text.
+    ///
+    /// # Errors
+    /// [`EvalError::ContextTooSmall`], [`EvalError::InvalidStride`].
+    pub fn validate(self) -> Result<(), EvalError> {
+        let (protocol, context) = (self.name(), self.context());
+        // llama.cpp's needs the half that is not predicted, and one target.
+        let needed = if self.replaces_first() { 3 } else { 2 };
+        match self {
+            _ if context < needed => {
+                Err(EvalError::ContextTooSmall { protocol, context, needed })
+            }
+            Self::Stride { stride, .. } if stride == 0 || stride > context => {
+                Err(EvalError::InvalidStride { stride, context })
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Cuts a text of `n` tokens into windows.
     ///
     /// # Errors
@@ -94,12 +113,8 @@ impl Protocol {
     /// # Ok::<(), eval::EvalError>(())
     /// ```
     pub fn windows(self, n: usize) -> Result<Vec<Window>, EvalError> {
+        self.validate()?;
         let (protocol, context) = (self.name(), self.context());
-        // The half that is not predicted, and one target.
-        let needed = if self.replaces_first() { 3 } else { 2 };
-        if context < needed {
-            return Err(EvalError::ContextTooSmall { protocol, context, needed });
-        }
         let needed = match self {
             Self::LlamaCpp { .. } => context.saturating_mul(2),
             Self::Window { .. } => context,
@@ -119,12 +134,7 @@ impl Protocol {
         match self {
             Self::LlamaCpp { context } => Ok(disjoint(context / 2 + 1)),
             Self::Window { .. } => Ok(disjoint(1)),
-            Self::Stride { context, stride } => {
-                if stride == 0 || stride > context {
-                    return Err(EvalError::InvalidStride { stride, context });
-                }
-                Ok(sliding(n, context, stride))
-            }
+            Self::Stride { context, stride } => Ok(sliding(n, context, stride)),
         }
     }
 }

@@ -17,7 +17,7 @@ pub struct Piece<'a> {
 
 /// Something that continues several windows of tokens and tells the logits of what follows.
 ///
-/// A model is one (see `ModelLogits`); tests use tables. Windows are given in
+/// A model is one (see [`ModelLogits`](crate::ModelLogits)); tests use tables. Windows are given in
 /// pieces so that neither the model nor the comparison of two models ever holds the logits of a whole
 /// window, which at a vocabulary of 128 k and a context of 2048 would be a gigabyte.
 pub trait LogitsSource {

@@ -206,6 +206,8 @@ pub struct Forward {
 
 /// Watches the input of every linear layer (calibration).
 pub trait Tap {
-    /// `x` `[rows, in]` is about to be multiplied by the weight of this name.
+    /// `x` `[rows, in]` is about to be multiplied by the weight of this name; the weights of one
+    /// expert, which are a part of `blk.N.ffn_up_exps.weight`, are named `blk.N.ffn_up.E.weight`
+    /// and see the rows routed to it.
     fn linear_input(&mut self, weight: &str, x: &Tensor);
 }

@@ -96,7 +96,7 @@ impl KvCache for Pages {
         for (to, &from) in (prefix..).zip(kept) {
             let ((page, at), (to_page, to_at)) = (self.place(seq, from), self.place(seq, to));
             for pages in &mut self.layers {
-                for side in 0..2 {
+                for side in [0, 1] {
                     let moved = pages[page][side][at.clone()].to_vec();
                     pages[to_page][side][to_at.clone()].copy_from_slice(&moved);
                 }
