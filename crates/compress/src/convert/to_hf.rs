@@ -219,17 +219,16 @@ fn write_configuration(model: &GgufModel, dtype: DType, folder: &Path) -> Result
     let ids = ["bos", "eos", "padding"].map(|role| format!("tokenizer.ggml.{role}_token_id"));
     let [bos, eos, pad] = ids.map(|key| meta.optional::<u32>(&key));
     let tokens = [bos?, eos?, pad?];
-    let has_tokenizer = meta.contains("tokenizer.ggml.tokens");
     let facts = Facts {
         arch,
         dtype,
         attention_bias: has_biases(model, "attn_q"),
         ffn_bias: has_biases(model, "ffn_up"),
-        tokens: has_tokenizer.then_some(tokens),
+        tokens,
     };
     let json = config_json::config(&facts, &config);
     write_json(&folder.join("config.json"), &Value::Object(json))?;
-    if let (ModelConfig::Decoder(_), Some(tokens)) = (&config, facts.tokens) {
+    if let ModelConfig::Decoder(_) = &config {
         let mut json = serde_json::Map::new();
         json.insert("_from_model_config".to_owned(), json!(true));
         let ids = TOKEN_KEYS.iter().zip(tokens).filter(|(_, id)| id.is_some());
