@@ -1,6 +1,7 @@
 //! `infinity`: compress, measure and run language models.
 
 mod bench;
+mod chat;
 mod devices;
 mod generate;
 mod load;
@@ -10,6 +11,7 @@ mod pull;
 mod quantize;
 mod session;
 mod story;
+mod template;
 mod tokenize;
 
 use std::process::ExitCode;
@@ -37,12 +39,14 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Generate(generate::Args),
+    Chat(chat::Args),
     Quantize(quantize::Args),
     Pull(pull::Args),
     Bench(bench::Args),
     Logits(logits::Args),
     Tokenize(tokenize::Tokenize),
     Detokenize(tokenize::Detokenize),
+    Template(template::Args),
     Devices(devices::Args),
 }
 
@@ -60,6 +64,8 @@ fn main() -> ExitCode {
     let done = match cli.command {
         None => story::run(),
         Some(Command::Generate(a)) => generate::run(&a),
+        Some(Command::Chat(a)) => chat::run(&a),
+        Some(Command::Template(a)) => template::run(&a),
         Some(Command::Quantize(a)) => quantize::run(&a),
         Some(Command::Pull(a)) => pull::run(&a),
         Some(Command::Bench(a)) => bench::run(&a),

@@ -77,6 +77,10 @@ impl HuggingFace {
             .map_err(|source| Error::Json { file: file(), source })
     }
 
+    pub(crate) fn crate_tokenizer(&self) -> &tokenizers::Tokenizer {
+        &self.plain
+    }
+
     /// Finds out what the post-processor adds.
     pub(crate) fn rules(&self, v: &mut Vocabulary) {
         let around = guarded(|| self.plain.encode_fast("", true));
