@@ -2,6 +2,7 @@
 
 mod bench;
 mod chat;
+mod convert;
 mod devices;
 mod generate;
 mod load;
@@ -40,6 +41,7 @@ struct Cli {
 enum Command {
     Generate(generate::Args),
     Chat(chat::Args),
+    Convert(convert::Args),
     Quantize(quantize::Args),
     Pull(pull::Args),
     Bench(bench::Args),
@@ -66,6 +68,7 @@ fn main() -> ExitCode {
         Some(Command::Generate(a)) => generate::run(&a),
         Some(Command::Chat(a)) => chat::run(&a),
         Some(Command::Template(a)) => template::run(&a),
+        Some(Command::Convert(a)) => convert::run(&a),
         Some(Command::Quantize(a)) => quantize::run(&a),
         Some(Command::Pull(a)) => pull::run(&a),
         Some(Command::Bench(a)) => bench::run(&a),
