@@ -37,9 +37,9 @@ bench *ARGS:
 golden:
     CI=true cargo test --release --workspace
 
-# Fuzz each target for so many seconds, or one target
-fuzz SECONDS="60" *TARGET:
-    fuzz/run.sh {{SECONDS}} {{TARGET}}
+# Fuzz every target, or those named, for so many seconds or executions (just fuzz 10000000x gguf_reader)
+fuzz LIMIT="60" *TARGETS:
+    fuzz/run.sh {{LIMIT}} {{TARGETS}}
 
 # Each library crate from a project outside the workspace, alone
 outside *CRATE:

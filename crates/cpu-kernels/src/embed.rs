@@ -1,17 +1,44 @@
-//! Rows of a table.
+//! Rows of a weight by index, decoded to f32.
+
 use crate::KernelError;
+use crate::error::check_len;
 use crate::matmul::Weight;
 
-/// Decodes rows `ids` to `out`.
+/// `out[i] = w[ids[i]]` for `out: [ids.len(), cols]`, of any type that decodes to f32.
 ///
 /// # Errors
-/// A type that does not decode.
+/// Lengths that do not agree, an id outside the table, a type that is no weight.
 pub fn gather(w: &Weight<'_>, ids: &[u32], out: &mut [f32]) -> Result<(), KernelError> {
-    let row = w.bytes.len() / w.rows.max(1);
-    for (&id, out) in ids.iter().zip(out.chunks_exact_mut(w.cols.max(1))) {
-        let id = id as usize;
-        blocks::decode(w.dtype, &w.bytes[id * row..(id + 1) * row], out)
-            .map_err(|_| KernelError::UnsupportedDType { what: "tables", dtype: w.dtype })?;
+    let row_bytes = w.row_bytes()?;
+    check_len("output", ids.len().saturating_mul(w.cols), out.len())?;
+    crate::matmul::check_dtype(w.dtype)?;
+    if let Some(&id) = ids.iter().find(|&&id| id as usize >= w.rows) {
+        return Err(KernelError::RowOutOfRange { id, rows: w.rows });
+    }
+    if w.cols == 0 {
+        return Ok(());
+    }
+    for (&id, out) in ids.iter().zip(out.chunks_exact_mut(w.cols)) {
+        let row = &w.bytes[id as usize * row_bytes..][..row_bytes];
+        crate::matmul::decode(w.dtype, row, out);
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use blocks::DType;
+
+    #[test]
+    fn rows_come_in_the_order_asked() {
+        let table: Vec<f32> = (0..12).map(|i| i as f32).collect();
+        let w = Weight { dtype: DType::F32, rows: 4, cols: 3, bytes: bytemuck::cast_slice(&table) };
+        let mut out = [0.0; 6];
+        gather(&w, &[3, 1], &mut out).unwrap();
+        assert_eq!(out, [9.0, 10.0, 11.0, 3.0, 4.0, 5.0]);
+        let outside = gather(&w, &[4, 1], &mut out);
+        assert_eq!(outside, Err(KernelError::RowOutOfRange { id: 4, rows: 4 }));
+        assert!(gather(&w, &[1], &mut out).is_err());
+    }
 }

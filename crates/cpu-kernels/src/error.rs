@@ -79,14 +79,6 @@ pub enum KernelError {
         /// Elements of a head.
         head_dim: usize,
     },
-    /// A rotary dimension that is odd or larger than the head.
-    #[error("a rotary dimension of {rotary_dim} does not fit heads of {head_dim}")]
-    RotaryDim {
-        /// Elements rotated.
-        rotary_dim: usize,
-        /// Elements of a head.
-        head_dim: usize,
-    },
 }
 
 /// `Ok` if `got == expected`.

@@ -1,4 +1,12 @@
 //! CPU kernels: SIMD paths chosen at run time, and the thread pool they run on.
+//!
+//! A kernel is written once over sixteen lanes ([`simd`]) and compiled for each [`Isa`]. What it
+//! computes for a row depends on that row, the formats and the instruction set alone: not on the
+//! batch the row is in, on how keys are cut into runs, or on the number of threads. Tensors,
+//! shapes and devices are not known here: everything is a slice.
+//!
+//! Environment: `INFINITY_ISA` (`portable`, `avx2`, `avx512`) and `INFINITY_THREADS`.
+
 pub mod activation;
 pub mod attention;
 pub mod embed;
@@ -8,7 +16,10 @@ pub mod matmul;
 pub mod norm;
 mod pool;
 pub mod rope;
+mod simd;
 pub mod softmax;
+
+pub use blocks::DType;
 pub use error::KernelError;
 pub use isa::{Isa, UnknownIsa};
 pub use pool::ThreadPool;

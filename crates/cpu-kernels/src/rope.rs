@@ -1,20 +1,28 @@
-//! Rotary embedding.
-use crate::ThreadPool;
+//! Rotary position embedding (Su et al. 2021): pairs of a head's elements are turned by an angle
+//! that the caller's table gives as cosine and sine.
+//!
+//! `(a, b) -> (a cos - b sin, a sin + b cos)`. Which elements form a pair is the layout.
 
-/// Which elements form a pair.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
+use crate::ThreadPool;
+use crate::matmul::DisjointMut;
+
+/// Which elements are turned together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum RopeLayout {
-    /// Neighbours.
+    /// Elements `2i` and `2i + 1`: Llama's weights in GGUF files.
     Interleaved,
-    /// `i` and `i + rotary_dim / 2`.
+    /// Elements `i` and `i + rotary_dim / 2`: NeoX, and Hugging Face's weights.
     Half,
 }
 
-/// Turns every head by its row's angles.
+/// Turns the first `rotary_dim` elements of each head of `x: [rows, n_heads * head_dim]`, in
+/// place, with `cos` and `sin`: `[rows, rotary_dim / 2]`.
+///
+/// # Panics
+/// If lengths do not agree, or the rotary dimension is odd or larger than the head.
 #[allow(clippy::too_many_arguments)]
 pub fn apply(
-    _pool: &ThreadPool,
+    pool: &ThreadPool,
     x: &mut [f32],
     n_heads: usize,
     head_dim: usize,
@@ -23,22 +31,74 @@ pub fn apply(
     sin: &[f32],
     layout: RopeLayout,
 ) {
-    let half = rotary_dim / 2;
-    for ((row, cos), sin) in x
-        .chunks_exact_mut(n_heads * head_dim)
-        .zip(cos.chunks_exact(half))
-        .zip(sin.chunks_exact(half))
-    {
-        for head in row.chunks_exact_mut(head_dim) {
-            for i in 0..half {
-                let (a, b) = match layout {
-                    RopeLayout::Interleaved => (2 * i, 2 * i + 1),
-                    RopeLayout::Half => (i, i + half),
-                };
-                let (u, v) = (head[a], head[b]);
-                head[a] = u * cos[i] - v * sin[i];
-                head[b] = v * cos[i] + u * sin[i];
+    assert!(rotary_dim.is_multiple_of(2) && rotary_dim <= head_dim, "pairs of a head's elements");
+    let (width, half) = (n_heads * head_dim, rotary_dim / 2);
+    if x.is_empty() || half == 0 {
+        return;
+    }
+    assert!(x.len().is_multiple_of(width), "whole rows");
+    let rows = x.len() / width;
+    assert!(cos.len() == rows * half && sin.len() == cos.len(), "an angle for each pair of a row");
+    let x = DisjointMut::new(x);
+    // Some 16,384 elements a chunk: about ten times what handing out a chunk costs.
+    let step = (16_384 / width).max(1);
+    pool.run(rows.div_ceil(step), |chunk| {
+        for row in chunk * step..rows.min((chunk + 1) * step) {
+            // SAFETY: rows are disjoint, and each belongs to one chunk.
+            let x = unsafe { x.slice_mut(row * width..(row + 1) * width) };
+            let (cos, sin) = (&cos[row * half..][..half], &sin[row * half..][..half]);
+            for head in x.chunks_exact_mut(head_dim) {
+                rotate_head(&mut head[..rotary_dim], cos, sin, layout);
             }
         }
+    });
+}
+
+fn rotate_head(head: &mut [f32], cos: &[f32], sin: &[f32], layout: RopeLayout) {
+    match layout {
+        RopeLayout::Interleaved => {
+            let pairs = head.as_chunks_mut::<2>().0.iter_mut();
+            for ((pair, cos), sin) in pairs.zip(cos).zip(sin) {
+                *pair = rotate(*pair, *cos, *sin);
+            }
+        }
+        RopeLayout::Half => {
+            let (first, second) = head.split_at_mut(cos.len());
+            let pairs = first.iter_mut().zip(second);
+            for (((a, b), cos), sin) in pairs.zip(cos).zip(sin) {
+                [*a, *b] = rotate([*a, *b], *cos, *sin);
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn rotate([a, b]: [f32; 2], cos: f32, sin: f32) -> [f32; 2] {
+    [a * cos - b * sin, a * sin + b * cos]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layouts_pair_the_right_elements() {
+        let pool = ThreadPool::new(2);
+        // A quarter turn of the first pair, a half turn of the second; element 4 stays.
+        let (cos, sin) = ([0.0, -1.0], [1.0, 0.0]);
+        let mut x = [1.0, 2.0, 3.0, 4.0, 5.0];
+        apply(&pool, &mut x, 1, 5, 4, &cos, &sin, RopeLayout::Interleaved);
+        assert_eq!(x, [-2.0, 1.0, -3.0, -4.0, 5.0]);
+        let mut x = [1.0, 2.0, 3.0, 4.0, 5.0];
+        apply(&pool, &mut x, 1, 5, 4, &cos, &sin, RopeLayout::Half);
+        assert_eq!(x, [-3.0, -2.0, 1.0, -4.0, 5.0]);
+    }
+
+    #[test]
+    fn every_row_has_its_angle_and_every_head_the_same() {
+        let pool = ThreadPool::new(2);
+        let mut x = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0];
+        apply(&pool, &mut x, 2, 2, 2, &[1.0, 0.0], &[0.0, 1.0], RopeLayout::Half);
+        assert_eq!(x, [1.0, 0.0, 0.0, 1.0, 0.0, 1.0, -1.0, 0.0]);
     }
 }

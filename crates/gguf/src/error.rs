@@ -42,8 +42,8 @@ pub enum Error {
     DuplicateKey { key: String },
     #[error("general.alignment is stored as {got}: it must be U32")]
     AlignmentType { got: ValueType },
-    #[error("general.alignment is {value}: it must be a power of two from 1 to {max}")]
-    Alignment { value: u32, max: u32 },
+    #[error("general.alignment is {value}: it must be a power of two from {min} to {max}")]
+    Alignment { value: u32, min: u32, max: u32 },
 
     // the tensor table
     #[error("tensor '{tensor}' occurs twice")]

@@ -95,7 +95,7 @@ impl Gguf {
         self.index.find(name, |i| &self.tensors[i].name).map(|i| &self.tensors[i])
     }
 
-    /// The data of a tensor.
+    /// The data of a tensor, which begin at a multiple of 8 in memory.
     ///
     /// # Panics
     /// If `info` is of another file and beyond the end of this one.

@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use hashbrown::HashTable;
+use hashbrown::hash_table::Entry;
 
 /// Positions by name. The list itself is the caller's, who lends the names back.
 #[derive(Clone, Debug, Default)]
@@ -26,11 +27,14 @@ impl NameIndex {
         name_of: impl Fn(usize) -> &'a str,
     ) -> bool {
         let position = u32::try_from(position).expect("a name takes bytes of a file");
-        if self.find(name, &name_of).is_some() {
-            return false;
-        }
+        let same = |&i: &u32| name_of(i as usize) == name;
         let rehash = |&i: &u32| self.hasher.hash_one(name_of(i as usize));
-        self.table.insert_unique(self.hasher.hash_one(name), position, rehash);
-        true
+        match self.table.entry(self.hasher.hash_one(name), same, rehash) {
+            Entry::Occupied(_) => false,
+            Entry::Vacant(place) => {
+                place.insert(position);
+                true
+            }
+        }
     }
 }

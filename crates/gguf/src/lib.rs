@@ -40,6 +40,7 @@ mod value;
 mod write;
 
 pub use array::{Array, Strings};
+pub use blocks::DType;
 pub use error::Error;
 pub use file::Gguf;
 pub use metadata::{FromValue, Metadata, Mismatch};

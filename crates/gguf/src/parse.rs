@@ -19,6 +19,8 @@ use crate::{Array, Error, Metadata, Value, ValueType};
 pub(crate) const MAGIC: &[u8; 4] = b"GGUF";
 pub(crate) const ALIGNMENT_KEY: &str = "general.alignment";
 pub(crate) const DEFAULT_ALIGNMENT: usize = 32;
+/// The format asks for a multiple of 8, which also lets mapped data be used as any plain type.
+const MIN_ALIGNMENT: u32 = 8;
 /// Larger alignments are taken for damage: 16 MiB is eight huge pages.
 const MAX_ALIGNMENT: u32 = 1 << 24;
 /// `GGML_MAX_DIMS` of ggml.h.
@@ -189,10 +191,10 @@ pub(crate) fn array(
 pub(crate) fn alignment(metadata: &Metadata) -> Result<usize, Error> {
     match metadata.get(ALIGNMENT_KEY) {
         None => Ok(DEFAULT_ALIGNMENT),
-        Some(&Value::U32(value)) if value.is_power_of_two() && value <= MAX_ALIGNMENT => {
-            Ok(value as usize)
-        }
-        Some(&Value::U32(value)) => Err(Error::Alignment { value, max: MAX_ALIGNMENT }),
+        Some(&Value::U32(value)) => match value {
+            MIN_ALIGNMENT..=MAX_ALIGNMENT if value.is_power_of_two() => Ok(value as usize),
+            _ => Err(Error::Alignment { value, min: MIN_ALIGNMENT, max: MAX_ALIGNMENT }),
+        },
         Some(other) => Err(Error::AlignmentType { got: other.kind() }),
     }
 }

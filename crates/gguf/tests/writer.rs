@@ -51,7 +51,7 @@ proptest! {
     fn what_is_written_is_read_back(
         values in vec(("[a-z.]{1,12}", prop_oneof![scalar(), array()]), 0..12),
         tensors in vec(tensor(), 0..8),
-        alignment in prop::option::of(0u32..8),
+        alignment in prop::option::of(3u32..9),
     ) {
         let mut metadata = Metadata::default();
         for (key, value) in values {
@@ -86,6 +86,28 @@ proptest! {
             prop_assert_eq!(&bytes[t.range()], data(i, t.size));
         }
     }
+}
+
+#[test]
+fn metadata_keep_their_order() {
+    let mut m = Metadata::default();
+    for key in ["a", "b", "c", "d"] {
+        m.set(key, 1u32);
+    }
+    m.set("c", "changed in place");
+    assert_eq!(m.remove("b"), Some(Value::U32(1)));
+    assert_eq!(m.remove("b"), None);
+    m.set("b", true);
+    assert_eq!(m.iter().map(|(k, _)| k).collect::<String>(), "acdb");
+    assert_eq!((m.str("c").unwrap(), m.bool("b").unwrap()), ("changed in place", true));
+    assert!(!m.contains("e"));
+}
+
+#[test]
+fn opened_files_are_shared_by_threads() {
+    fn shared<T: Send + Sync + Clone>() {}
+    shared::<Gguf>();
+    shared::<Metadata>();
 }
 
 #[test]

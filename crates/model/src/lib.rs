@@ -39,3 +39,6 @@ pub use error::Error;
 pub use model::Model;
 pub use ops::Ops;
 pub use weights::WeightSource;
+
+/// The crate whose types a model is made of and speaks in.
+pub use tensor;

@@ -1,5 +1,7 @@
 //! A model of either family, and the one forward that everything goes through.
 
+use std::path::Path;
+
 use tensor::kv::{ContiguousKvCache, KvCache, KvLayout};
 use tensor::{Compute, DType, Tensor};
 
@@ -26,6 +28,15 @@ enum Body {
 }
 
 impl Model {
+    /// Opens a Hugging Face folder or a GGUF file, to run on the processor.
+    ///
+    /// # Errors
+    /// [`Error::UnknownArchitecture`], whatever is wrong with the files, and as [`Model::load`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
+        let (config, source) = crate::weights::open(path.as_ref())?;
+        Self::load(config, &*source, Compute::cpu())
+    }
+
     /// Reads the weights that a configuration asks for; `compute` is what the model runs with.
     ///
     /// # Errors

@@ -197,7 +197,11 @@ fn rotary_decoder(arch: Arch, p: &Params<'_>) -> Result<DecoderConfig, Error> {
         experts: experts(arch, p, n_layers)?,
         attention_scale: query_scale.powf(-0.5) as f32,
         attention_scale_by_layer: false,
-        attention_softcap: softcap("attn_logit_softcapping", 50.0)?,
+        // Gemma 3 has the key too, but neither transformers nor llama.cpp caps its scores.
+        attention_softcap: match arch {
+            Arch::Gemma3 => None,
+            _ => softcap("attn_logit_softcapping", 50.0)?,
+        },
         logit_softcap: softcap("final_logit_softcapping", 30.0)?,
         windows,
         embedding_scale: if gemma { (hidden_size as f32).sqrt() } else { 1.0 },

@@ -97,7 +97,7 @@ impl Arch {
     }
 
     /// The class of transformers that runs it, for `architectures` of a `config.json`.
-    pub fn class(self) -> &'static str {
+    pub fn hf_class(self) -> &'static str {
         self.facts().writes_class
     }
 

@@ -1,6 +1,6 @@
 //! What the tests of this crate share: the reference models and their answers.
 
-#![allow(dead_code)] // each test uses a part
+#![allow(dead_code, unreachable_pub)] // each test is a crate of its own and uses a part
 
 use std::path::{Path, PathBuf};
 
@@ -41,8 +41,10 @@ pub fn fixture(name: &str) -> PathBuf {
 
 /// Opens a model to run with exact activations on two threads.
 pub fn open(folder: &Path) -> Model {
-    let compute = Compute::cpu().with_activations(tensor::Activations::Exact).with_threads(2);
-    Model::open(folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display())).with_compute(compute)
+    let compute = Compute::cpu().with_activations(tensor::Activations::F32).with_threads(2);
+    Model::open(folder)
+        .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
+        .with_compute(compute)
 }
 
 /// The token ids of a folder's reference.

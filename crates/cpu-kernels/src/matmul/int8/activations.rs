@@ -1,0 +1,85 @@
+//! Activations rounded to int8: `x = scale * q`, `scale = max|x| / 127`, ties to even.
+
+use super::{Format, SPAN};
+use crate::ThreadPool;
+use crate::matmul::{DisjointMut, Job};
+use bytemuck::Zeroable;
+
+/// 256 activations of one row.
+#[derive(Clone, Copy, Zeroable)]
+#[repr(C)]
+pub(super) struct ActivationBlock {
+    /// Four int8 a word, in the order of memory.
+    pub(super) words: [i32; SPAN / 4],
+    /// For each sub-block, where its integer sum starts: minus the offset times the sum of `q`.
+    pub(super) start: [i32; 16],
+    /// For each sub-block the sum of `q`, times its scale if scales are per 32.
+    pub(super) sum: [f32; 16],
+    /// For each 32, or the first for all 256.
+    pub(super) scale: [f32; SPAN / 32],
+}
+
+/// Rounds all activations; the result is `[span][activation]`.
+pub(super) fn quantize<F: Format>(pool: &ThreadPool, job: &Job<'_>) -> Box<[ActivationBlock]> {
+    let spans = job.cols.div_ceil(SPAN);
+    let mut blocks = vec![ActivationBlock::zeroed(); spans * job.m].into_boxed_slice();
+    let out = &DisjointMut::new(&mut blocks);
+    // A few rows a chunk: a row is some microseconds at most.
+    let rows = 8;
+    pool.run(job.m.div_ceil(rows), |chunk| {
+        for i in chunk * rows..job.m.min((chunk + 1) * rows) {
+            let x = &job.x[i * job.cols..][..job.cols];
+            for (b, x) in x.chunks(SPAN).enumerate() {
+                let at = b * job.m + i;
+                // SAFETY: only this chunk writes block `b` of row `i`.
+                let block = unsafe { &mut out.slice_mut(at..at + 1)[0] };
+                quantize_block::<F>(x, block);
+            }
+        }
+    });
+    blocks
+}
+
+fn quantize_block<F: Format>(x: &[f32], out: &mut ActivationBlock) {
+    let mut q = [0i8; SPAN];
+    let step = if F::SCALE_32 { 32 } else { SPAN };
+    for ((x, q), scale) in x.chunks(step).zip(q.chunks_mut(step)).zip(&mut out.scale) {
+        *scale = round_span(x, &mut q[..x.len()]);
+    }
+    for (word, q) in out.words.iter_mut().zip(q.as_chunks::<4>().0) {
+        *word = i32::from_ne_bytes(q.map(|q| q as u8));
+    }
+    for (i, q) in q.chunks(F::SUB).enumerate() {
+        let sum: i32 = q.iter().map(|&q| i32::from(q)).sum();
+        out.start[i] = -F::OFFSET * sum;
+        let scale = if F::SCALE_32 { out.scale[i * F::SUB / 32] } else { 1.0 };
+        out.sum[i] = scale * sum as f32;
+    }
+}
+
+/// Rounds `x` to `q` with one scale, which it returns: NaN if an element is not finite.
+fn round_span(x: &[f32], q: &mut [i8]) -> f32 {
+    let mut largest = [0u32; 16];
+    let (chunks, rest) = x.as_chunks::<16>();
+    for chunk in chunks {
+        for (largest, x) in largest.iter_mut().zip(chunk) {
+            // Non-negative floats compare as their bits, NaN above infinity.
+            *largest = (*largest).max(x.to_bits() & 0x7fff_ffff);
+        }
+    }
+    let largest = largest.into_iter().chain(rest.iter().map(|x| x.to_bits() & 0x7fff_ffff));
+    let largest = f32::from_bits(largest.max().unwrap_or(0));
+    if !largest.is_finite() {
+        return f32::NAN;
+    }
+    let inverse = 127.0 / largest;
+    if !inverse.is_finite() {
+        return 0.0; // all zero, or too small for any weight to matter
+    }
+    // Adding 1.5 * 2^23 leaves the nearest integer, ties to even, in the low bits.
+    const ROUND: f32 = 12_582_912.0;
+    for (q, x) in q.iter_mut().zip(x) {
+        *q = (x * inverse + ROUND).to_bits() as i8;
+    }
+    largest / 127.0
+}

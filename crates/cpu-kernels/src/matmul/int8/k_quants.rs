@@ -1,0 +1,241 @@
+//! The k-quants and TQ2_0: 256 elements with scales of sub-blocks (ggml-common.h).
+
+use super::{Format, Int8Group};
+use crate::simd::{Simd, Tile};
+use blocks::DType;
+
+/// f16 scale and minimum, eight scales and mins of 6 bits in 12 bytes, nibbles.
+pub(super) struct Q4K;
+
+impl Format for Q4K {
+    const DTYPE: DType = DType::Q4_K;
+    const SUB: usize = 32;
+    const OFFSET: i32 = 0;
+    const MIN: bool = true;
+    const SCALE_32: bool = false;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+        scales_and_mins(s, tile, group);
+        let low = s.splat_i(0x0f0f_0f0f);
+        for part in 0..8 {
+            // 64 elements have 32 bytes: the low nibbles come first.
+            let lines = s.load_4(tile, 16 + 16 * part);
+            let at = part / 2 * 16 + part % 2 * 4;
+            for i in 0..4 {
+                s.store_i(s.and(lines[i], low), &mut group.lines[at + i]);
+                s.store_i(s.and(s.shr(lines[i], 4), low), &mut group.lines[at + 8 + i]);
+            }
+        }
+    }
+}
+
+/// As Q4_K, with 32 bytes between scales and nibbles whose bit `s` is the fifth of sub-block `s`.
+pub(super) struct Q5K;
+
+impl Format for Q5K {
+    const DTYPE: DType = DType::Q5_K;
+    const SUB: usize = 32;
+    const OFFSET: i32 = 0;
+    const MIN: bool = true;
+    const SCALE_32: bool = false;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+        scales_and_mins(s, tile, group);
+        let low = s.splat_i(0x0f0f_0f0f);
+        let one = s.splat_i(0x0101_0101);
+        for half in 0..2 {
+            let high = s.load_4(tile, 16 + 16 * half);
+            for pair in 0..4 {
+                let lines = s.load_4(tile, 48 + 32 * pair + 16 * half);
+                let at = pair * 16 + half * 4;
+                for i in 0..4 {
+                    let bit = |sub: usize| s.shl(s.and(s.shr(high[i], sub as u32), one), 4);
+                    let first = s.or(s.and(lines[i], low), bit(2 * pair));
+                    let second = s.or(s.and(s.shr(lines[i], 4), low), bit(2 * pair + 1));
+                    s.store_i(first, &mut group.lines[at + i]);
+                    s.store_i(second, &mut group.lines[at + 8 + i]);
+                }
+            }
+        }
+    }
+}
+
+/// The first 16 bytes of Q4_K and Q5_K. The scale of sub-block `j < 4` is the low 6 bits of byte
+/// `j` of the 12, its minimum those of byte `j + 4`; of `j >= 4` the low 4 bits are the nibbles of
+/// byte `j + 4`, the upper two the top bits of bytes `j - 4` and `j`.
+#[inline(always)]
+fn scales_and_mins<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+    let [head, a, b, c] = s.load_4(tile, 0);
+    let [d, dmin] = s.f16_pair(head);
+    let dmin = s.sub(s.splat_f(0.0), dmin);
+    let six = s.splat_i(0x3f3f_3f3f);
+    let four = s.splat_i(0x0f0f_0f0f);
+    let top = s.splat_i(0x3030_3030);
+    let scales = [s.and(a, six), s.or(s.and(c, four), s.and(s.shr(a, 2), top))];
+    let mins = [s.and(b, six), s.or(s.and(s.shr(c, 4), four), s.and(s.shr(b, 2), top))];
+    let byte = s.splat_i(0xff);
+    for sub in 0..8 {
+        let shift = (sub % 4 * 8) as u32;
+        let scale = s.to_f(s.and(s.shr(scales[sub / 4], shift), byte));
+        let min = s.to_f(s.and(s.shr(mins[sub / 4], shift), byte));
+        s.store_f(s.mul(d, scale), &mut group.scales[sub]);
+        s.store_f(s.mul(dmin, min), &mut group.mins[sub]);
+    }
+}
+
+/// Low nibbles in 128 bytes, upper two bits in 64, 16 signed scales, f16 scale; minus 32.
+pub(super) struct Q6K;
+
+impl Format for Q6K {
+    const DTYPE: DType = DType::Q6_K;
+    const SUB: usize = 16;
+    const OFFSET: i32 = 32;
+    const MIN: bool = false;
+    const SCALE_32: bool = false;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+        let d = s.f16_pair(s.load_1(tile, 206))[1];
+        let scales = s.load_4(tile, 192);
+        for sub in 0..16 {
+            let up = s.shl(scales[sub / 4], 24 - (sub % 4 * 8) as u32);
+            s.store_f(s.mul(d, s.to_f(s.sar(up, 24))), &mut group.scales[sub]);
+        }
+        let four = s.splat_i(0x0f0f_0f0f);
+        let top = s.splat_i(0x3030_3030);
+        // 128 elements have 64 bytes of nibbles and 32 of upper bits: bits 2q of byte l belong to
+        // element 32q + l, whose nibble is the low one of byte 32q + l, and from 64 on the high
+        // one of byte 32q + l - 64.
+        for part in 0..4 {
+            let (half, l) = (part / 2, part % 2);
+            let high = s.load_4(tile, 128 + 32 * half + 16 * l);
+            let a = s.load_4(tile, 64 * half + 16 * l);
+            let b = s.load_4(tile, 64 * half + 32 + 16 * l);
+            let at = half * 32 + l * 4;
+            for i in 0..4 {
+                let q0 = s.or(s.and(a[i], four), s.and(s.shl(high[i], 4), top));
+                let q1 = s.or(s.and(b[i], four), s.and(s.shl(high[i], 2), top));
+                let q2 = s.or(s.and(s.shr(a[i], 4), four), s.and(high[i], top));
+                let q3 = s.or(s.and(s.shr(b[i], 4), four), s.and(s.shr(high[i], 2), top));
+                s.store_i(q0, &mut group.lines[at + i]);
+                s.store_i(q1, &mut group.lines[at + 8 + i]);
+                s.store_i(q2, &mut group.lines[at + 16 + i]);
+                s.store_i(q3, &mut group.lines[at + 24 + i]);
+            }
+        }
+    }
+}
+
+/// 16 bytes of scale and minimum nibbles, 64 bytes of 2 bits, f16 scale and minimum.
+pub(super) struct Q2K;
+
+impl Format for Q2K {
+    const DTYPE: DType = DType::Q2_K;
+    const SUB: usize = 16;
+    const OFFSET: i32 = 0;
+    const MIN: bool = true;
+    const SCALE_32: bool = false;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+        let [d, dmin] = s.f16_pair(s.load_1(tile, 80));
+        let dmin = s.sub(s.splat_f(0.0), dmin);
+        let bytes = s.load_4(tile, 0);
+        let four = s.splat_i(15);
+        for sub in 0..16 {
+            let shift = (sub % 4 * 8) as u32;
+            let scale = s.to_f(s.and(s.shr(bytes[sub / 4], shift), four));
+            let min = s.to_f(s.and(s.shr(bytes[sub / 4], shift + 4), four));
+            s.store_f(s.mul(d, scale), &mut group.scales[sub]);
+            s.store_f(s.mul(dmin, min), &mut group.mins[sub]);
+        }
+        let two = s.splat_i(0x0303_0303);
+        for part in 0..4 {
+            let lines = s.load_4(tile, 16 + 16 * part);
+            let at = part / 2 * 32 + part % 2 * 4;
+            for q in 0..4 {
+                for i in 0..4 {
+                    let v = s.and(s.shr(lines[i], 2 * q as u32), two);
+                    s.store_i(v, &mut group.lines[at + 8 * q + i]);
+                }
+            }
+        }
+    }
+}
+
+/// 32 bytes of third bits, 64 bytes of 2 bits, 16 scales of 6 bits minus 32 in 12 bytes, f16
+/// scale; minus 4.
+pub(super) struct Q3K;
+
+impl Format for Q3K {
+    const DTYPE: DType = DType::Q3_K;
+    const SUB: usize = 16;
+    const OFFSET: i32 = 4;
+    const MIN: bool = false;
+    const SCALE_32: bool = false;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+        let d = s.f16_pair(s.load_1(tile, 106))[1];
+        let low = [s.load_1(tile, 96), s.load_1(tile, 100)];
+        let high = s.load_1(tile, 104);
+        for sub in 0..16 {
+            // Nibble sub / 8 of byte sub % 8, and bits 2 * (sub / 4) of byte 8 + sub % 4.
+            let shift = sub % 4 * 8;
+            let nibble = s.shr(low[sub / 4 % 2], (shift + sub / 8 * 4) as u32);
+            let top = s.shr(high, (shift + sub / 4 * 2) as u32);
+            let top = s.shl(s.and(top, s.splat_i(3)), 4);
+            let scale = s.add_i(s.or(s.and(nibble, s.splat_i(15)), top), s.splat_i(-32));
+            s.store_f(s.mul(d, s.to_f(scale)), &mut group.scales[sub]);
+        }
+        let two = s.splat_i(0x0303_0303);
+        let one = s.splat_i(0x0101_0101);
+        for l in 0..2 {
+            let third = s.load_4(tile, 16 * l);
+            for half in 0..2 {
+                let lines = s.load_4(tile, 32 + 32 * half + 16 * l);
+                let at = half * 32 + l * 4;
+                for q in 0..4 {
+                    for i in 0..4 {
+                        let v = s.and(s.shr(lines[i], 2 * q as u32), two);
+                        let bit = s.and(s.shr(third[i], (4 * half + q) as u32), one);
+                        let v = s.or(v, s.shl(bit, 2));
+                        s.store_i(v, &mut group.lines[at + 8 * q + i]);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// 64 bytes of 2 bits, f16 scale; minus 1.
+pub(super) struct Tq2_0;
+
+impl Format for Tq2_0 {
+    const DTYPE: DType = DType::TQ2_0;
+    const SUB: usize = 32;
+    const OFFSET: i32 = 1;
+    const MIN: bool = false;
+    const SCALE_32: bool = false;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+        let d = s.f16_pair(s.load_1(tile, 62))[1];
+        for sub in 0..8 {
+            s.store_f(d, &mut group.scales[sub]);
+        }
+        let two = s.splat_i(0x0303_0303);
+        for part in 0..4 {
+            let lines = s.load_4(tile, 16 * part);
+            let at = part / 2 * 32 + part % 2 * 4;
+            for q in 0..4 {
+                for i in 0..4 {
+                    let v = s.and(s.shr(lines[i], 2 * q as u32), two);
+                    s.store_i(v, &mut group.lines[at + 8 * q + i]);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Formats of 4 bits without mins of sub-blocks: Q4_0, Q4_1, and those of a code book, IQ4_NL,
+//! IQ4_XS and MXFP4 (ggml-common.h).
+
+use super::{Format, Int8Group};
+use crate::simd::{Simd, Tile};
+use blocks::DType;
+
+/// f16 scale, 16 bytes of nibbles minus 8.
+pub(super) struct Q4_0;
+
+impl Format for Q4_0 {
+    const DTYPE: DType = DType::Q4_0;
+    const SUB: usize = 32;
+    const OFFSET: i32 = 8;
+    const MIN: bool = false;
+    const SCALE_32: bool = true;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+        for b in 0..tile.len() / 18 {
+            s.store_f(s.f16_pair(s.load_1(tile, b * 18))[0], &mut group.scales[b]);
+            nibbles(s, tile, b * 18 + 2, group, b);
+        }
+    }
+}
+
+/// f16 scale, f16 minimum, 16 bytes of nibbles.
+pub(super) struct Q4_1;
+
+impl Format for Q4_1 {
+    const DTYPE: DType = DType::Q4_1;
+    const SUB: usize = 32;
+    const OFFSET: i32 = 0;
+    const MIN: bool = true;
+    const SCALE_32: bool = true;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+        for b in 0..tile.len() / 20 {
+            let [scale, min] = s.f16_pair(s.load_1(tile, b * 20));
+            s.store_f(scale, &mut group.scales[b]);
+            s.store_f(min, &mut group.mins[b]);
+            nibbles(s, tile, b * 20 + 4, group, b);
+        }
+    }
+}
+
+/// 16 bytes of nibbles at `at`: the low ones are elements 0 to 15 of sub-block `b`, the high ones
+/// 16 to 31.
+#[inline(always)]
+fn nibbles<S: Simd>(s: S, tile: Tile<'_>, at: usize, group: &mut Int8Group, b: usize) {
+    let low = s.splat_i(0x0f0f_0f0f);
+    let lines = s.load_4(tile, at);
+    for i in 0..4 {
+        s.store_i(s.and(lines[i], low), &mut group.lines[b * 8 + i]);
+        s.store_i(s.and(s.shr(lines[i], 4), low), &mut group.lines[b * 8 + 4 + i]);
+    }
+}
+
+/// [`nibbles`] through a code book.
+#[inline(always)]
+fn coded_nibbles<S: Simd>(
+    s: S,
+    tile: Tile<'_>,
+    at: usize,
+    group: &mut Int8Group,
+    b: usize,
+    book: &[u8; 16],
+) {
+    let low = s.splat_i(0x0f0f_0f0f);
+    let lines = s.load_4(tile, at);
+    for i in 0..4 {
+        let (first, second) = (s.and(lines[i], low), s.and(s.shr(lines[i], 4), low));
+        s.store_i(s.look_up(book, first), &mut group.lines[b * 8 + i]);
+        s.store_i(s.look_up(book, second), &mut group.lines[b * 8 + 4 + i]);
+    }
+}
+
+/// The non-linear code book of 4 bits, plus 128.
+const IQ4_BOOK: [u8; 16] = {
+    let values: [i16; 16] =
+        [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
+    let mut book = [0; 16];
+    let mut i = 0;
+    while i < 16 {
+        book[i] = (values[i] + 128) as u8;
+        i += 1;
+    }
+    book
+};
+
+/// f16 scale, 16 bytes of nibbles through the code book.
+pub(super) struct Iq4Nl;
+
+impl Format for Iq4Nl {
+    const DTYPE: DType = DType::IQ4_NL;
+    const SUB: usize = 32;
+    const OFFSET: i32 = 128;
+    const MIN: bool = false;
+    const SCALE_32: bool = true;
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+        for b in 0..tile.len() / 18 {
+            s.store_f(s.f16_pair(s.load_1(tile, b * 18))[0], &mut group.scales[b]);
+            coded_nibbles(s, tile, b * 18 + 2, group, b, &IQ4_BOOK);
+        }
+    }
+}
+
+/// 256 elements: f16 scale, eight scales of 6 bits minus 32 (two high bits each in a u16, then
+/// nibbles in 4 bytes), eight times 16 bytes of nibbles through the code book.
+pub(super) struct Iq4Xs;
+
+impl Format for Iq4Xs {
+    const DTYPE: DType = DType::IQ4_XS;
+    const SUB: usize = 32;
+    const OFFSET: i32 = 128;
+    const MIN: bool = false;
+    const SCALE_32: bool = false;
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+        let head = s.load_1(tile, 0);
+        let scale = s.f16_pair(head)[0];
+        let low = s.load_1(tile, 4);
+        for b in 0..8 {
+            let bits = s.and(s.shr(low, 4 * b as u32), s.splat_i(15));
+            let high = s.and(s.shr(head, 16 + 2 * b as u32), s.splat_i(3));
+            let sub = s.add_i(s.or(bits, s.shl(high, 4)), s.splat_i(-32));
+            s.store_f(s.mul(scale, s.to_f(sub)), &mut group.scales[b]);
+            coded_nibbles(s, tile, 8 + 16 * b, group, b, &IQ4_BOOK);
+        }
+    }
+}
+
+/// Twice the values of E2M1, plus 12.
+const E2M1_BOOK: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+
+/// An exponent of 8 bits (scale 2^(e - 127)), 16 bytes of E2M1.
+pub(super) struct Mxfp4;
+
+impl Format for Mxfp4 {
+    const DTYPE: DType = DType::MXFP4;
+    const SUB: usize = 32;
+    const OFFSET: i32 = 12;
+    const MIN: bool = false;
+    const SCALE_32: bool = true;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+        for b in 0..tile.len() / 17 {
+            let e = s.and(s.load_1(tile, b * 17), s.splat_i(0xff));
+            // Half of 2^(e - 127), for the doubled values: bits (e - 1) << 23. That is negative or
+            // zero for e < 2, where the results 2^-127 and 2^-128 are subnormal.
+            let normal = s.as_f(s.shl(s.add_i(e, s.splat_i(-1)), 23));
+            let subnormal = s.as_f(s.shl(e, 22));
+            let smallest = s.splat_f(f32::from_bits(0x0020_0000));
+            let scale = s.max(s.max(normal, subnormal), smallest);
+            s.store_f(scale, &mut group.scales[b]);
+            coded_nibbles(s, tile, b * 17 + 1, group, b, &E2M1_BOOK);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! Q5_0, Q5_1 and Q8_0: blocks of 32 with one scale (ggml-common.h).
+
+use super::{Format, Int8Group};
+use crate::simd::{Simd, Tile};
+use blocks::DType;
+
+/// f16 scale, 32 signed bytes.
+pub(super) struct Q8_0;
+
+impl Format for Q8_0 {
+    const DTYPE: DType = DType::Q8_0;
+    const SUB: usize = 32;
+    const OFFSET: i32 = 128;
+    const MIN: bool = false;
+    const SCALE_32: bool = true;
+    const WIDE: bool = true;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+        let flip = s.splat_i(0x8080_8080_u32 as i32);
+        for b in 0..tile.len() / 34 {
+            let at = b * 34;
+            s.store_f(s.f16_pair(s.load_1(tile, at))[0], &mut group.scales[b]);
+            for half in 0..2 {
+                let lines = s.load_4(tile, at + 2 + 16 * half);
+                for i in 0..4 {
+                    s.store_i(s.xor(lines[i], flip), &mut group.lines[b * 8 + half * 4 + i]);
+                }
+            }
+        }
+    }
+}
+
+/// f16 scale, 32 high bits, 16 bytes of nibbles.
+pub(super) struct Q5_0;
+
+impl Format for Q5_0 {
+    const DTYPE: DType = DType::Q5_0;
+    const SUB: usize = 32;
+    const OFFSET: i32 = 16;
+    const MIN: bool = false;
+    const SCALE_32: bool = true;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+        for b in 0..tile.len() / 22 {
+            let at = b * 22;
+            s.store_f(s.f16_pair(s.load_1(tile, at))[0], &mut group.scales[b]);
+            five_bits(s, tile, at + 2, group, b);
+        }
+    }
+}
+
+/// f16 scale, f16 minimum, 32 high bits, 16 bytes of nibbles.
+pub(super) struct Q5_1;
+
+impl Format for Q5_1 {
+    const DTYPE: DType = DType::Q5_1;
+    const SUB: usize = 32;
+    const OFFSET: i32 = 0;
+    const MIN: bool = true;
+    const SCALE_32: bool = true;
+
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+        for b in 0..tile.len() / 24 {
+            let at = b * 24;
+            let [scale, min] = s.f16_pair(s.load_1(tile, at));
+            s.store_f(scale, &mut group.scales[b]);
+            s.store_f(min, &mut group.mins[b]);
+            five_bits(s, tile, at + 4, group, b);
+        }
+    }
+}
+
+/// 32 high bits at `at`, then nibbles: element `j` of the first half has the low nibble of byte
+/// `j`, of the second half the high nibble; bit `j` of the first word is the fifth bit of
+/// element `j`.
+#[inline(always)]
+fn five_bits<S: Simd>(s: S, tile: Tile<'_>, at: usize, group: &mut Int8Group, b: usize) {
+    let high = s.load_1(tile, at);
+    let nibbles = s.load_4(tile, at + 4);
+    let low = s.splat_i(0x0f0f_0f0f);
+    for i in 0..4 {
+        let first = s.or(s.and(nibbles[i], low), fifth(s, s.shr(high, 4 * i as u32)));
+        let second =
+            s.or(s.and(s.shr(nibbles[i], 4), low), fifth(s, s.shr(high, 16 + 4 * i as u32)));
+        s.store_i(first, &mut group.lines[b * 8 + i]);
+        s.store_i(second, &mut group.lines[b * 8 + 4 + i]);
+    }
+}
+
+/// Bits 0 to 3 of each lane as bit 4 of its four bytes.
+#[inline(always)]
+fn fifth<S: Simd>(s: S, bits: S::I) -> S::I {
+    let bits = s.and(bits, s.splat_i(15));
+    // Bit j goes to 8j + 4, that is up by 7j + 4.
+    let low = s.or(s.shl(bits, 4), s.shl(bits, 11));
+    let high = s.or(s.shl(bits, 18), s.shl(bits, 25));
+    s.and(s.or(low, high), s.splat_i(0x1010_1010))
+}

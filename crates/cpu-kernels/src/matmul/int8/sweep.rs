@@ -1,0 +1,104 @@
+//! A panel times all activations.
+
+use super::activations::ActivationBlock;
+use super::{Format, Int8Group};
+use crate::matmul::PANEL_GROUPS;
+use crate::simd::{LANES, Simd};
+
+/// Adds the products of `subs` sub-blocks to `sums[i * PANEL_GROUPS + g]`.
+#[inline(always)]
+pub(super) fn sweep<S: Simd, F: Format>(
+    s: S,
+    groups: &[Int8Group],
+    subs: usize,
+    acts: &[ActivationBlock],
+    sums: &mut [[f32; LANES]],
+) {
+    let mut g = 0;
+    while g < groups.len() {
+        let quad = S::MANY_REGISTERS && groups.len() - g >= 4;
+        let groups = &groups[g..];
+        let mut i = 0;
+        while i < acts.len() {
+            let (acts, sums) = (&acts[i..], &mut sums[i * PANEL_GROUPS + g..]);
+            i += match (quad, acts.len()) {
+                (true, 3..) => tile::<S, F, 4, 3>(s, groups, subs, acts, sums),
+                (true, _) => tile::<S, F, 4, 1>(s, groups, subs, acts, sums),
+                (false, 3..) => tile::<S, F, 1, 3>(s, groups, subs, acts, sums),
+                (false, _) => tile::<S, F, 1, 1>(s, groups, subs, acts, sums),
+            };
+        }
+        g += if quad { 4 } else { 1 };
+    }
+}
+
+/// `G` groups by `M` activations in registers. Returns `M`.
+#[inline(always)]
+fn tile<S: Simd, F: Format, const G: usize, const M: usize>(
+    s: S,
+    groups: &[Int8Group],
+    subs: usize,
+    acts: &[ActivationBlock],
+    sums: &mut [[f32; LANES]],
+) -> usize {
+    let (groups, acts) = (&groups[..G], &acts[..M]);
+    let mut total = [[s.splat_f(0.0); M]; G];
+    let lines = F::SUB / 4;
+    assert!(subs * F::SUB <= super::SPAN);
+    for sub in 0..subs {
+        let mut dots = [[s.splat_i(0); M]; G];
+        for i in 0..M {
+            let start = s.splat_i(acts[i].start[sub]);
+            for g in 0..G {
+                dots[g][i] = start;
+            }
+        }
+        for line in sub * lines..(sub + 1) * lines {
+            let mut w = [s.splat_i(0); G];
+            for g in 0..G {
+                w[g] = s.load_i(&groups[g].lines[line]);
+            }
+            for i in 0..M {
+                let a = s.splat_i(acts[i].words[line]);
+                for g in 0..G {
+                    dots[g][i] = if F::WIDE {
+                        s.dot::<true>(dots[g][i], w[g], a)
+                    } else {
+                        s.dot::<false>(dots[g][i], w[g], a)
+                    };
+                }
+            }
+        }
+        for g in 0..G {
+            let scale = s.load_f(&groups[g].scales[sub]);
+            for i in 0..M {
+                let scale = if F::SCALE_32 {
+                    s.mul(scale, s.splat_f(acts[i].scale[sub * F::SUB / 32]))
+                } else {
+                    scale
+                };
+                total[g][i] = s.fma(s.to_f(dots[g][i]), scale, total[g][i]);
+            }
+            if F::MIN {
+                let min = s.load_f(&groups[g].mins[sub]);
+                for i in 0..M {
+                    total[g][i] = s.fma(min, s.splat_f(acts[i].sum[sub]), total[g][i]);
+                }
+            }
+        }
+    }
+    for i in 0..M {
+        let scale = s.splat_f(acts[i].scale[0]);
+        for g in 0..G {
+            let sum = &mut sums[i * PANEL_GROUPS + g];
+            let before = s.load_f(sum);
+            let after = if F::SCALE_32 {
+                s.add(total[g][i], before)
+            } else {
+                s.fma(total[g][i], scale, before)
+            };
+            s.store_f(after, sum);
+        }
+    }
+    M
+}

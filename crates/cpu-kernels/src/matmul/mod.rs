@@ -1,0 +1,180 @@
+//! Products of weights with activations: `out[i][j] = sum_k W[j][k] x[i][k] + bias[j]`.
+//!
+//! A weight is cut into panels of up to 64 rows (four groups of 16, a lane each) by 256 columns
+//! (64 for f32 products). A panel is unpacked once into the first-level cache, rows interleaved,
+//! and swept by all activation rows; a step multiplies 16 weight rows by one broadcast activation,
+//! so nothing is ever summed across lanes. Each output is one chain of operations over k in an
+//! order that depends on the format alone: a row's result is the same alone, in a batch, and for
+//! any number of threads, and prefill and decode share their arithmetic.
+//!
+//! Two families: [`float`] for f32 products (plain types, and any block type by decoding), and
+//! [`int8`] for block types times activations rounded to int8.
+
+pub(crate) mod float;
+mod int8;
+mod output;
+mod scratch;
+mod source;
+
+use crate::error::{check_len, check_rows};
+use crate::{Isa, KernelError, ThreadPool, simd};
+use blocks::DType;
+pub(crate) use float::{check_dtype, decode};
+pub(crate) use output::DisjointMut;
+pub(crate) use scratch::Scratch;
+pub(crate) use source::Source;
+
+/// A matrix `[rows, cols]`, row after row, each row a whole number of blocks.
+#[derive(Clone, Copy, Debug)]
+pub struct Weight<'a> {
+    /// Type of the elements.
+    pub dtype: DType,
+    /// Output features.
+    pub rows: usize,
+    /// Input features.
+    pub cols: usize,
+    /// `rows` times `dtype.bytes_for(cols)` bytes, of any alignment.
+    pub bytes: &'a [u8],
+}
+
+impl Weight<'_> {
+    /// Bytes of a row; checks that the row is whole blocks and the matrix is all there.
+    pub(crate) fn row_bytes(&self) -> Result<usize, KernelError> {
+        let &Weight { dtype, rows, cols, bytes } = self;
+        let row = dtype.bytes_for(cols).ok_or(KernelError::PartialBlock { dtype, cols })?;
+        check_len("weight bytes", rows.saturating_mul(row), bytes.len())?;
+        Ok(row)
+    }
+}
+
+/// How activations meet a block-quantized weight. Plain weights always take f32.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+pub enum Activations {
+    /// As they are, times the decoded weight.
+    F32,
+    /// Rounded to int8 with a scale for each 32 or 256 of k, as llama.cpp does. Types without an
+    /// int8 kernel fall back to f32.
+    #[default]
+    Int8,
+}
+
+/// `out[i][j] = sum_k w[j][k] x[i][k]` for `x: [m, cols]`, `out: [m, rows]`.
+///
+/// Sums in f32, over spans of 64 of k (f32 products) or exactly in integers over each sub-block
+/// and in f32 over sub-blocks (int8 products).
+///
+/// # Errors
+/// Lengths that do not agree, an element type that is no weight, an `isa` that the processor
+/// lacks.
+pub fn matmul(
+    pool: &ThreadPool,
+    isa: Isa,
+    w: &Weight<'_>,
+    x: &[f32],
+    act: Activations,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    matmul_bias(pool, isa, w, None, x, act, out)
+}
+
+/// [`matmul`] plus `bias[j]`.
+///
+/// # Errors
+/// Those of [`matmul`], and a `bias` that does not have `rows` elements.
+pub fn matmul_bias(
+    pool: &ThreadPool,
+    isa: Isa,
+    w: &Weight<'_>,
+    bias: Option<&[f32]>,
+    x: &[f32],
+    act: Activations,
+    out: &mut [f32],
+) -> Result<(), KernelError> {
+    simd::check(isa)?;
+    let row_bytes = w.row_bytes()?;
+    let m = if w.cols == 0 {
+        check_rows("output", w.rows, out.len())?
+    } else {
+        check_rows("activations", w.cols, x.len())?
+    };
+    check_len("activations", m * w.cols, x.len())?;
+    check_len("output", m * w.rows, out.len())?;
+    if let Some(bias) = bias {
+        check_len("bias", w.rows, bias.len())?;
+    }
+    check_dtype(w.dtype)?;
+    if m == 0 || w.rows == 0 {
+        return Ok(());
+    }
+    let source = Source { bytes: w.bytes, stride: row_bytes, rows: w.rows };
+    let job = Job { isa, dtype: w.dtype, source, cols: w.cols, x, m, bias };
+    if act == Activations::Int8 && int8::run(pool, &job, out) {
+        return Ok(());
+    }
+    float::run(pool, &job, out);
+    Ok(())
+}
+
+/// A product whose shapes have been checked.
+pub(crate) struct Job<'a> {
+    isa: Isa,
+    dtype: DType,
+    source: Source<'a>,
+    cols: usize,
+    x: &'a [f32],
+    m: usize,
+    bias: Option<&'a [f32]>,
+}
+
+/// Groups of 16 rows in the largest panel.
+pub(crate) const PANEL_GROUPS: usize = 4;
+
+/// One thread's piece of a product: rows `rows` of the weight with activations `acts`.
+#[derive(Clone)]
+struct Piece {
+    rows: std::ops::Range<usize>,
+    acts: std::ops::Range<usize>,
+}
+
+impl Job<'_> {
+    /// Cuts the product into pieces and runs `body` for each on the pool. The cut depends on the
+    /// number of threads; results do not depend on the cut.
+    fn for_pieces(&self, pool: &ThreadPool, body: impl Fn(Piece) + Sync) {
+        const MAX_ACTS: usize = 256;
+        let (rows, m) = (self.source.rows, self.m);
+        let spans = m.div_ceil(MAX_ACTS);
+        let acts = m.div_ceil(spans);
+        // Enough pieces that threads finish together.
+        let wanted = if pool.threads() == 1 { 1 } else { 4 * pool.threads() };
+        let panel =
+            [64, 32, 16].into_iter().find(|p| rows.div_ceil(*p) * spans >= wanted).unwrap_or(16);
+        pool.run(rows.div_ceil(panel) * spans, |i| {
+            let (row, act) = (i / spans * panel, i % spans * acts);
+            body(Piece { rows: row..rows.min(row + panel), acts: act.min(m)..m.min(act + acts) });
+        });
+    }
+
+    /// Stores a piece's sums, `sums[i * PANEL_GROUPS + g]` being 16 rows of group `g` for
+    /// activation `i`, with the bias added.
+    fn store(&self, piece: &Piece, sums: &[[f32; simd::LANES]], out: &DisjointMut<'_, f32>) {
+        let n = piece.rows.len();
+        for (i, sums) in piece.acts.clone().zip(sums.chunks(PANEL_GROUPS)) {
+            let start = i * self.source.rows + piece.rows.start;
+            // SAFETY: a piece alone writes its rows for its activations.
+            let to = unsafe { out.slice_mut(start..start + n) };
+            let sums = sums.as_flattened();
+            match self.bias {
+                None => to.copy_from_slice(&sums[..n]),
+                Some(bias) => {
+                    let bias = &bias[piece.rows.clone()];
+                    for ((to, sum), bias) in to.iter_mut().zip(sums).zip(bias) {
+                        *to = sum + bias;
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

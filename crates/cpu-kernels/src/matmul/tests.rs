@@ -1,0 +1,261 @@
+//! Every path against products in f64 of `blocks`' decoded weights.
+
+use super::*;
+use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// Types with an integer kernel.
+const INT8: &[DType] = &[
+    DType::Q4_0,
+    DType::Q4_1,
+    DType::Q5_0,
+    DType::Q5_1,
+    DType::Q8_0,
+    DType::IQ4_NL,
+    DType::IQ4_XS,
+    DType::MXFP4,
+    DType::TQ2_0,
+    DType::Q2_K,
+    DType::Q3_K,
+    DType::Q4_K,
+    DType::Q5_K,
+    DType::Q6_K,
+];
+
+/// Types that go through decoding.
+const DECODED: &[DType] = &[
+    DType::Q1_0,
+    DType::Q2_0,
+    DType::IQ1_S,
+    DType::IQ1_M,
+    DType::IQ2_XXS,
+    DType::IQ2_XS,
+    DType::IQ2_S,
+    DType::IQ3_XXS,
+    DType::IQ3_S,
+    DType::TQ1_0,
+    DType::NVFP4,
+    DType::Q8_K,
+];
+
+const PLAIN: &[DType] = &[DType::F32, DType::F16, DType::BF16];
+
+fn scale_per_32(dtype: DType) -> bool {
+    dtype.block_len() == 32
+}
+
+/// Random blocks, every bit pattern possible that decodes to numbers of ordinary size.
+fn random_bytes(rng: &mut StdRng, dtype: DType, elements: usize) -> Vec<u8> {
+    let mut bytes = vec![0; dtype.bytes_for(elements).unwrap()];
+    let mut decoded = vec![0.0; dtype.block_len()];
+    for block in bytes.chunks_mut(dtype.block_bytes()) {
+        loop {
+            rng.fill(block);
+            decode(dtype, block, &mut decoded);
+            let top = decoded.iter().fold(0.0f32, |a, b| if a >= b.abs() { a } else { b.abs() });
+            if decoded.iter().all(|v| v.is_finite()) && (1e-4..1e4).contains(&top) {
+                break;
+            }
+        }
+    }
+    bytes
+}
+
+fn random_activations(rng: &mut StdRng, n: usize) -> Vec<f32> {
+    (0..n).map(|_| rng.random_range(-2.0..2.0f32) * rng.random_range(0.0..1.0f32)).collect()
+}
+
+/// Activations as the integer kernels see them.
+fn rounded(x: &[f32], step: usize) -> Vec<f64> {
+    let mut out = Vec::new();
+    for x in x.chunks(step) {
+        let top = x.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+        let inverse = 127.0 / top;
+        let scale = top / 127.0;
+        out.extend(x.iter().map(|x| {
+            let q = if top == 0.0 { 0.0 } else { (x * inverse).round_ties_even() };
+            f64::from(q) * f64::from(scale)
+        }));
+    }
+    out
+}
+
+#[derive(Debug)]
+struct Case {
+    dtype: DType,
+    rows: usize,
+    cols: usize,
+    m: usize,
+    act: Activations,
+    seed: u64,
+}
+
+fn check_case(c: &Case) {
+    let mut rng = StdRng::seed_from_u64(c.seed);
+    let bytes = random_bytes(&mut rng, c.dtype, c.rows * c.cols);
+    let x = random_activations(&mut rng, c.m * c.cols);
+    let bias: Vec<f32> = (0..c.rows).map(|j| j as f32 * 0.25 - 1.0).collect();
+    let w = Weight { dtype: c.dtype, rows: c.rows, cols: c.cols, bytes: &bytes };
+    let mut weights = vec![0.0; c.rows * c.cols];
+    decode(c.dtype, &bytes, &mut weights);
+
+    let integer = c.act == Activations::Int8 && INT8.contains(&c.dtype);
+    let step = if scale_per_32(c.dtype) { 32 } else { 256 };
+    let mut want = Vec::new();
+    for x in x.chunks(c.cols) {
+        let x: Vec<f64> =
+            if integer { rounded(x, step) } else { x.iter().map(|&x| f64::from(x)).collect() };
+        for (w, bias) in weights.chunks(c.cols).zip(&bias) {
+            let dot: f64 = w.iter().zip(&x).map(|(&w, x)| f64::from(w) * x).sum();
+            // Scales, mins and offsets are rounded apart: errors follow the largest weight of
+            // a block.
+            let size: f64 = w
+                .chunks(c.dtype.block_len().min(32))
+                .zip(x.chunks(c.dtype.block_len().min(32)))
+                .map(|(w, x)| {
+                    let top = w.iter().fold(0.0f32, |a, b| a.max(b.abs()));
+                    f64::from(top) * x.iter().map(|x| x.abs()).sum::<f64>()
+                })
+                .sum();
+            want.push((dot + f64::from(*bias), 4e-6 * size + 1e-6));
+        }
+    }
+
+    let (one, many) = (ThreadPool::new(1), ThreadPool::new(3));
+    for isa in Isa::supported() {
+        let label = format!("{isa} {} {}x{} m {} {:?}", c.dtype, c.rows, c.cols, c.m, c.act);
+        let mut out = vec![f32::NAN; c.m * c.rows];
+        matmul_bias(&many, isa, &w, Some(&bias), &x, c.act, &mut out).unwrap();
+        for (i, (&got, &(want, tolerance))) in out.iter().zip(&want).enumerate() {
+            let error = (f64::from(got) - want).abs();
+            assert!(
+                error <= tolerance,
+                "{label} [{i}]: {got}, {want}, error {error:e} > {tolerance:e}"
+            );
+        }
+        for (x, together) in x.chunks(c.cols).zip(out.chunks(c.rows)) {
+            let mut alone = vec![0.0; c.rows];
+            matmul_bias(&one, isa, &w, Some(&bias), x, c.act, &mut alone).unwrap();
+            assert_eq!(alone, together, "{label}: alone and in a batch");
+        }
+    }
+}
+
+fn any_case(dtypes: &'static [DType]) -> impl Strategy<Value = Case> {
+    let act = prop_oneof![Just(Activations::Int8), Just(Activations::F32)];
+    (prop::sample::select(dtypes), 1..80usize, 1..600usize, 1..14usize, act, any::<u64>()).prop_map(
+        |(dtype, rows, cols, m, act, seed)| {
+            let cols = cols.next_multiple_of(dtype.block_len());
+            Case { dtype, rows, cols, m, act, seed }
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn plain_types(case in any_case(PLAIN)) { check_case(&case); }
+
+    #[test]
+    fn integer_types(case in any_case(INT8)) { check_case(&case); }
+
+    #[test]
+    fn decoded_types(case in any_case(DECODED)) { check_case(&case); }
+}
+
+#[test]
+fn every_type_once() {
+    for (i, &dtype) in PLAIN.iter().chain(INT8).chain(DECODED).enumerate() {
+        for act in [Activations::Int8, Activations::F32] {
+            check_case(&Case { dtype, rows: 67, cols: 768, m: 5, act, seed: i as u64 });
+        }
+    }
+}
+
+#[test]
+fn many_rows_and_activations() {
+    // More than one span of activations and panels of every size.
+    for dtype in [DType::F16, DType::Q4_K, DType::Q8_0] {
+        check_case(&Case { dtype, rows: 130, cols: 256, m: 300, act: Activations::Int8, seed: 7 });
+    }
+}
+
+#[test]
+fn extreme_integers_do_not_overflow() {
+    // All weights at the end of their range, all activations at +-127.
+    for &dtype in INT8 {
+        let (rows, cols) = (16, 512);
+        for byte in [0x00, 0x7f, 0x80, 0xff] {
+            let mut bytes = vec![byte; dtype.bytes_for(rows * cols).unwrap()];
+            // Any f16 field becomes 1.0 or so where the pattern would be NaN.
+            if byte == 0xff || byte == 0x7f {
+                let mut rng = StdRng::seed_from_u64(1);
+                let scales = random_bytes(&mut rng, dtype, rows * cols);
+                let size = dtype.block_bytes();
+                for (b, s) in bytes.chunks_mut(size).zip(scales.chunks(size)) {
+                    for i in (0..4).chain(size - 4..size) {
+                        b[i] = s[i];
+                    }
+                }
+            }
+            let mut weights = vec![0.0; rows * cols];
+            decode(dtype, &bytes, &mut weights);
+            if weights.iter().any(|w| !w.is_finite() || w.abs() > 1e6) {
+                continue;
+            }
+            let x: Vec<f32> = (0..cols).map(|k| if k % 3 == 0 { 127.0 } else { -127.0 }).collect();
+            let w = Weight { dtype, rows, cols, bytes: &bytes };
+            for isa in Isa::supported() {
+                let mut out = vec![0.0; rows];
+                matmul(&ThreadPool::new(1), isa, &w, &x, Activations::Int8, &mut out).unwrap();
+                for (w, out) in weights.chunks(cols).zip(&out) {
+                    let terms = w.iter().zip(&x).map(|(w, x)| f64::from(*w) * f64::from(*x));
+                    let (want, size) = terms.fold((0.0, 0.0), |(a, b), t| (a + t, b + t.abs()));
+                    assert!((f64::from(*out) - want).abs() <= 1e-5 * size, "{isa} {dtype} {byte}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_not_finite_stays_so() {
+    let (rows, cols) = (3, 64);
+    let mut rng = StdRng::seed_from_u64(3);
+    let bytes = random_bytes(&mut rng, DType::Q8_0, rows * cols);
+    let w = Weight { dtype: DType::Q8_0, rows, cols, bytes: &bytes };
+    for bad in [f32::NAN, f32::INFINITY] {
+        let mut x = vec![0.5; 2 * cols];
+        x[cols + 3] = bad;
+        for isa in Isa::supported() {
+            for act in [Activations::Int8, Activations::F32] {
+                let mut out = vec![0.0; 2 * rows];
+                matmul(&ThreadPool::new(1), isa, &w, &x, act, &mut out).unwrap();
+                assert!(out[..rows].iter().all(|v| v.is_finite()));
+                assert!(out[rows..].iter().all(|v| !v.is_finite()), "{isa} {act:?} {out:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn wrong_shapes_are_errors() {
+    let pool = ThreadPool::new(1);
+    let bytes = [0u8; 34];
+    let run = |dtype, rows, cols, x: usize, out: usize| {
+        let w = Weight { dtype, rows, cols, bytes: &bytes };
+        let (x, mut out) = (vec![0.0; x], vec![0.0; out]);
+        matmul(&pool, Isa::Portable, &w, &x, Activations::Int8, &mut out)
+    };
+    assert_eq!(run(DType::Q8_0, 1, 32, 64, 2), Ok(()));
+    assert_eq!(run(DType::Q8_0, 1, 32, 0, 0), Ok(()));
+    let partial = KernelError::PartialBlock { dtype: DType::Q8_0, cols: 33 };
+    assert_eq!(run(DType::Q8_0, 1, 33, 33, 1), Err(partial));
+    assert!(matches!(run(DType::Q8_0, 2, 32, 32, 2), Err(KernelError::Length { .. })));
+    assert!(matches!(run(DType::Q8_0, 1, 32, 33, 1), Err(KernelError::Rows { .. })));
+    assert!(matches!(run(DType::Q8_0, 1, 32, 32, 2), Err(KernelError::Length { .. })));
+    assert!(matches!(run(DType::Q8_0, usize::MAX, 32, 32, 2), Err(KernelError::Length { .. })));
+    assert!(matches!(run(DType::I8, 1, 34, 34, 1), Err(KernelError::UnsupportedDType { .. })));
+}

@@ -1,0 +1,294 @@
+//! Sixteen lanes in two AVX2 registers.
+
+use super::{LANES, Line, Op, Simd, Tile};
+use std::arch::x86_64::*;
+
+/// The AVX2 path, with AVX-VNNI's dot product if `VNNI`. A value exists only where [`run`] made
+/// it: inside code compiled for the instructions, on a processor that has them.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2<const VNNI: bool>(());
+
+/// Runs `op` compiled for AVX2, with AVX-VNNI where the processor has it.
+pub(super) fn run<O: Op>(op: O) -> O::Output {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn with_features<O: Op>(op: O) -> O::Output {
+        op.run(Avx2::<false>(()))
+    }
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    fn with_vnni<O: Op>(op: O) -> O::Output {
+        op.run(Avx2::<true>(()))
+    }
+    assert!(crate::Isa::Avx2.is_supported());
+    if is_x86_feature_detected!("avxvnni") {
+        // SAFETY: the processor has all of these features, as just checked.
+        unsafe { with_vnni(op) }
+    } else {
+        // SAFETY: the processor has all of these features, as just asserted.
+        unsafe { with_features(op) }
+    }
+}
+
+/// Runs `op` compiled for AVX2 without AVX-VNNI, for tests.
+#[cfg(test)]
+pub(crate) fn run_without_vnni<O: Op>(op: O) -> O::Output {
+    #[target_feature(enable = "avx2,fma,f16c")]
+    fn with_features<O: Op>(op: O) -> O::Output {
+        op.run(Avx2::<false>(()))
+    }
+    assert!(crate::Isa::Avx2.is_supported());
+    // SAFETY: the processor has all of these features, as just asserted.
+    unsafe { with_features(op) }
+}
+
+// Every method below has the same reason to be sound: `self` is the proof that the processor has
+// the instructions, and what goes through memory is a whole array or checked by `Tile`.
+
+type I = [__m256i; 2];
+type F = [__m256; 2];
+
+macro_rules! both {
+    ($f:expr, $a:expr) => {
+        // SAFETY: `self` proves AVX2 and FMA.
+        unsafe { [$f($a[0]), $f($a[1])] }
+    };
+    ($f:expr, $a:expr, $b:expr) => {
+        // SAFETY: `self` proves AVX2 and FMA.
+        unsafe { [$f($a[0], $b[0]), $f($a[1], $b[1])] }
+    };
+    ($f:expr, $a:expr, $b:expr, $c:expr) => {
+        // SAFETY: `self` proves AVX2 and FMA.
+        unsafe { [$f($a[0], $b[0], $c[0]), $f($a[1], $b[1], $c[1])] }
+    };
+}
+
+impl<const VNNI: bool> Simd for Avx2<VNNI> {
+    type I = I;
+    type F = F;
+    const MANY_REGISTERS: bool = false;
+
+    #[inline(always)]
+    fn splat_i(self, v: i32) -> I {
+        // SAFETY: `self` proves AVX2.
+        unsafe { [_mm256_set1_epi32(v); 2] }
+    }
+    #[inline(always)]
+    fn load_i(self, from: &Line) -> I {
+        let p = from.as_ptr();
+        // SAFETY: 64 bytes are readable; `self` proves AVX2.
+        unsafe { [_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast())] }
+    }
+    #[inline(always)]
+    fn store_i(self, v: I, to: &mut Line) {
+        let p = to.as_mut_ptr();
+        // SAFETY: 64 bytes are writable; `self` proves AVX2.
+        unsafe {
+            _mm256_storeu_si256(p.cast(), v[0]);
+            _mm256_storeu_si256(p.add(32).cast(), v[1]);
+        }
+    }
+    #[inline(always)]
+    fn and(self, a: I, b: I) -> I {
+        both!(_mm256_and_si256, a, b)
+    }
+    #[inline(always)]
+    fn or(self, a: I, b: I) -> I {
+        both!(_mm256_or_si256, a, b)
+    }
+    #[inline(always)]
+    fn xor(self, a: I, b: I) -> I {
+        both!(_mm256_xor_si256, a, b)
+    }
+    #[inline(always)]
+    fn add_i(self, a: I, b: I) -> I {
+        both!(_mm256_add_epi32, a, b)
+    }
+    #[inline(always)]
+    fn shl(self, a: I, n: u32) -> I {
+        // A count known once inlined: LLVM picks the immediate form.
+        both!(|a| _mm256_sllv_epi32(a, _mm256_set1_epi32(n as i32)), a)
+    }
+    #[inline(always)]
+    fn shr(self, a: I, n: u32) -> I {
+        // A count known once inlined: LLVM picks the immediate form.
+        both!(|a| _mm256_srlv_epi32(a, _mm256_set1_epi32(n as i32)), a)
+    }
+    #[inline(always)]
+    fn sar(self, a: I, n: u32) -> I {
+        // A count known once inlined: LLVM picks the immediate form.
+        both!(|a| _mm256_srav_epi32(a, _mm256_set1_epi32(n as i32)), a)
+    }
+    #[inline(always)]
+    fn look_up(self, table: &[u8; 16], index: I) -> I {
+        // SAFETY: 16 bytes are readable; `self` proves AVX2.
+        let table =
+            unsafe { [_mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast())); 2] };
+        both!(_mm256_shuffle_epi8, table, index)
+    }
+    #[inline(always)]
+    fn dot<const WIDE: bool>(self, acc: I, w: I, a: I) -> I {
+        // SAFETY: `self` proves AVX2, and AVX-VNNI if `VNNI`.
+        unsafe {
+            if VNNI {
+                [
+                    _mm256_dpbusd_avx_epi32(acc[0], w[0], a[0]),
+                    _mm256_dpbusd_avx_epi32(acc[1], w[1], a[1]),
+                ]
+            } else if WIDE {
+                // Two products of up to 255 * 127 would saturate 16 bits: even and odd bytes
+                // apart, each exact in 16 bits, and added in 32.
+                let one = |acc: __m256i, w: __m256i, a: __m256i| {
+                    let low = _mm256_set1_epi16(0xff);
+                    let even = _mm256_madd_epi16(
+                        _mm256_and_si256(w, low),
+                        _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a)),
+                    );
+                    let odd =
+                        _mm256_madd_epi16(_mm256_srli_epi16::<8>(w), _mm256_srai_epi16::<8>(a));
+                    _mm256_add_epi32(acc, _mm256_add_epi32(even, odd))
+                };
+                [one(acc[0], w[0], a[0]), one(acc[1], w[1], a[1])]
+            } else {
+                let one = |acc: __m256i, w: __m256i, a: __m256i| {
+                    // At most 2 * 127 * 127: no saturation.
+                    let pairs = _mm256_maddubs_epi16(w, a);
+                    let sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+                    _mm256_add_epi32(acc, sums)
+                };
+                [one(acc[0], w[0], a[0]), one(acc[1], w[1], a[1])]
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn splat_f(self, v: f32) -> F {
+        // SAFETY: `self` proves AVX2.
+        unsafe { [_mm256_set1_ps(v); 2] }
+    }
+    #[inline(always)]
+    fn load_f(self, from: &[f32; LANES]) -> F {
+        let p = from.as_ptr();
+        // SAFETY: 16 values are readable; `self` proves AVX2.
+        unsafe { [_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))] }
+    }
+    #[inline(always)]
+    fn store_f(self, v: F, to: &mut [f32; LANES]) {
+        let p = to.as_mut_ptr();
+        // SAFETY: 16 values are writable; `self` proves AVX2.
+        unsafe {
+            _mm256_storeu_ps(p, v[0]);
+            _mm256_storeu_ps(p.add(8), v[1]);
+        }
+    }
+    #[inline(always)]
+    fn add(self, a: F, b: F) -> F {
+        both!(_mm256_add_ps, a, b)
+    }
+    #[inline(always)]
+    fn sub(self, a: F, b: F) -> F {
+        both!(_mm256_sub_ps, a, b)
+    }
+    #[inline(always)]
+    fn mul(self, a: F, b: F) -> F {
+        both!(_mm256_mul_ps, a, b)
+    }
+    #[inline(always)]
+    fn div(self, a: F, b: F) -> F {
+        both!(_mm256_div_ps, a, b)
+    }
+    #[inline(always)]
+    fn max(self, a: F, b: F) -> F {
+        both!(_mm256_max_ps, a, b)
+    }
+    #[inline(always)]
+    fn min(self, a: F, b: F) -> F {
+        both!(_mm256_min_ps, a, b)
+    }
+    #[inline(always)]
+    fn fma(self, a: F, b: F, c: F) -> F {
+        both!(_mm256_fmadd_ps, a, b, c)
+    }
+    #[inline(always)]
+    fn to_f(self, v: I) -> F {
+        both!(_mm256_cvtepi32_ps, v)
+    }
+    #[inline(always)]
+    fn to_i(self, v: F) -> I {
+        both!(_mm256_cvtps_epi32, v)
+    }
+    #[inline(always)]
+    fn as_f(self, v: I) -> F {
+        both!(_mm256_castsi256_ps, v)
+    }
+    #[inline(always)]
+    fn f16_pair(self, v: I) -> [F; 2] {
+        // SAFETY: `self` proves AVX2 and F16C.
+        unsafe {
+            let low = _mm256_set1_epi32(0xffff);
+            // 8 lanes of 16 bits in the low halves, packed in the order of the lanes.
+            let pack = |v: __m256i| {
+                let v = _mm256_packus_epi32(v, v);
+                _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b1000>(v))
+            };
+            let lows = |v: __m256i| _mm256_cvtph_ps(pack(_mm256_and_si256(v, low)));
+            let highs = |v: __m256i| _mm256_cvtph_ps(pack(_mm256_srli_epi32::<16>(v)));
+            [[lows(v[0]), lows(v[1])], [highs(v[0]), highs(v[1])]]
+        }
+    }
+
+    #[inline(always)]
+    fn widen_f16(self, from: &[u8; 32]) -> F {
+        let p = from.as_ptr().cast::<__m128i>();
+        // SAFETY: 32 bytes are readable; `self` proves AVX2 and F16C.
+        unsafe { [_mm256_cvtph_ps(_mm_loadu_si128(p)), _mm256_cvtph_ps(_mm_loadu_si128(p.add(1)))] }
+    }
+    #[inline(always)]
+    fn widen_bf16(self, from: &[u8; 32]) -> F {
+        let p = from.as_ptr().cast::<__m128i>();
+        // SAFETY: 32 bytes are readable; `self` proves AVX2.
+        let v = unsafe {
+            [
+                _mm256_cvtepu16_epi32(_mm_loadu_si128(p)),
+                _mm256_cvtepu16_epi32(_mm_loadu_si128(p.add(1))),
+            ]
+        };
+        self.as_f(self.shl(v, 16))
+    }
+
+    #[inline(always)]
+    fn load_4(self, tile: Tile<'_>, at: usize) -> [I; 4] {
+        let (start, stride) = tile.pointer(at, 16);
+        // SAFETY: `Tile` holds 16 bytes at `at` of each of 16 rows; `self` proves AVX2.
+        unsafe {
+            let row = |r: usize| _mm_loadu_si128(start.add(r * stride).cast());
+            let rows =
+                |r: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(row(r)), row(r + 4));
+            let half = |r: usize| {
+                let (a, b, c, d) = (rows(r), rows(r + 1), rows(r + 2), rows(r + 3));
+                let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+                let (ab2, cd2) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+                [
+                    _mm256_unpacklo_epi64(ab, cd),
+                    _mm256_unpackhi_epi64(ab, cd),
+                    _mm256_unpacklo_epi64(ab2, cd2),
+                    _mm256_unpackhi_epi64(ab2, cd2),
+                ]
+            };
+            let (x, y) = (half(0), half(8));
+            [[x[0], y[0]], [x[1], y[1]], [x[2], y[2]], [x[3], y[3]]]
+        }
+    }
+    #[inline(always)]
+    fn load_1(self, tile: Tile<'_>, at: usize) -> I {
+        let (start, stride) = tile.pointer(at, 4);
+        // SAFETY: `Tile` holds 4 bytes at `at` of each of 16 rows, at offsets that fit i32;
+        // `self` proves AVX2.
+        unsafe {
+            let lanes = _mm256_set_epi32(7, 6, 5, 4, 3, 2, 1, 0);
+            let offsets = _mm256_mullo_epi32(lanes, _mm256_set1_epi32(stride as i32));
+            [
+                _mm256_i32gather_epi32::<1>(start.cast(), offsets),
+                _mm256_i32gather_epi32::<1>(start.add(8 * stride).cast(), offsets),
+            ]
+        }
+    }
+}

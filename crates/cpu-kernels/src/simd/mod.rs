@@ -1,0 +1,109 @@
+//! Sixteen lanes of 32 bits, for every instruction set.
+//!
+//! A kernel is written once, as an [`Op`] over [`Simd`], and [`dispatch`] compiles it for each
+//! instruction set. A value of a type that implements `Simd` is the proof that the processor has
+//! the instructions, so the methods are safe. A lane is a row of a weight (or a position of a
+//! cache), never a step along the sum: what one lane computes does not depend on its neighbours,
+//! and no sum crosses lanes.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub(crate) mod math;
+mod portable;
+mod tile;
+
+use crate::{Isa, KernelError};
+use portable::Portable;
+pub(crate) use tile::{LANES, Tile};
+
+/// Bytes of sixteen lanes of 32 bits.
+pub(crate) type Line = [u8; 64];
+
+/// Operations on 16 lanes of 32 bits. `I` holds integers or bytes, `F` holds f32.
+pub(crate) trait Simd: Copy {
+    /// 16 lanes of integers, or 64 bytes.
+    type I: Copy;
+    /// 16 lanes of f32.
+    type F: Copy;
+    /// Whether there are 32 registers that hold all 16 lanes each.
+    const MANY_REGISTERS: bool;
+
+    fn splat_i(self, v: i32) -> Self::I;
+    fn load_i(self, from: &Line) -> Self::I;
+    fn store_i(self, v: Self::I, to: &mut Line);
+    fn and(self, a: Self::I, b: Self::I) -> Self::I;
+    fn or(self, a: Self::I, b: Self::I) -> Self::I;
+    fn xor(self, a: Self::I, b: Self::I) -> Self::I;
+    fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
+    fn shl(self, a: Self::I, n: u32) -> Self::I;
+    /// Logical shift to the right.
+    fn shr(self, a: Self::I, n: u32) -> Self::I;
+    /// Arithmetic shift to the right.
+    fn sar(self, a: Self::I, n: u32) -> Self::I;
+    /// Each byte of `index`, 0 to 15, replaced by `table[byte]`.
+    fn look_up(self, table: &[u8; 16], index: Self::I) -> Self::I;
+    /// Each lane of `acc` plus the sum of the 4 products of unsigned bytes of `w` with signed
+    /// bytes of `a`. The bytes of `a` are at least -127. Unless `WIDE`, those of `w` are at
+    /// most 127.
+    fn dot<const WIDE: bool>(self, acc: Self::I, w: Self::I, a: Self::I) -> Self::I;
+
+    fn splat_f(self, v: f32) -> Self::F;
+    fn load_f(self, from: &[f32; LANES]) -> Self::F;
+    fn store_f(self, v: Self::F, to: &mut [f32; LANES]);
+    fn add(self, a: Self::F, b: Self::F) -> Self::F;
+    fn sub(self, a: Self::F, b: Self::F) -> Self::F;
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F;
+    fn div(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The larger; `b` if one is NaN.
+    fn max(self, a: Self::F, b: Self::F) -> Self::F;
+    /// The smaller; `b` if one is NaN.
+    fn min(self, a: Self::F, b: Self::F) -> Self::F;
+    /// `a * b + c`, fused where the instruction set can.
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F;
+    /// Integers to f32.
+    fn to_f(self, v: Self::I) -> Self::F;
+    /// f32 to integers, ties to even. Within the range of i32.
+    fn to_i(self, v: Self::F) -> Self::I;
+    /// The bits of integers read as f32.
+    fn as_f(self, v: Self::I) -> Self::F;
+    /// Two f16 a lane, low half first.
+    fn f16_pair(self, v: Self::I) -> [Self::F; 2];
+    /// 16 f16 in a row.
+    fn widen_f16(self, from: &[u8; 32]) -> Self::F;
+    /// 16 bf16 in a row.
+    fn widen_bf16(self, from: &[u8; 32]) -> Self::F;
+
+    /// 16 bytes at `at` of each of 16 rows, as four lines: line `i` has bytes `4i..4i+4` of row
+    /// `r` in lane `r`.
+    fn load_4(self, tile: Tile<'_>, at: usize) -> [Self::I; 4];
+    /// 4 bytes at `at` of each of 16 rows.
+    fn load_1(self, tile: Tile<'_>, at: usize) -> Self::I;
+}
+
+/// A kernel, compiled for each instruction set. Implementations mark `run` and all it calls
+/// `#[inline(always)]`, or the instructions would not be used.
+pub(crate) trait Op {
+    /// What it returns.
+    type Output;
+    fn run<S: Simd>(self, s: S) -> Self::Output;
+}
+
+/// Runs `op` with the instructions of `isa`.
+pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
+    match isa {
+        Isa::Portable => op.run(Portable),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2 => avx2::run(op),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 => avx512::run(op),
+        #[cfg(not(target_arch = "x86_64"))]
+        _ => op.run(Portable),
+    }
+}
+
+/// `Ok` if this processor has `isa`.
+pub(crate) fn check(isa: Isa) -> Result<(), KernelError> {
+    if isa.is_supported() { Ok(()) } else { Err(KernelError::UnsupportedIsa { isa }) }
+}

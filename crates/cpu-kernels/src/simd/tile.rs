@@ -1,0 +1,46 @@
+//! Sixteen rows of bytes at an even distance.
+
+/// Rows of a tile: one a lane.
+pub(crate) const LANES: usize = 16;
+
+/// 16 rows of `len` bytes each, `stride` bytes apart. The rows lie within `bytes`, and offsets
+/// fit the signed 32 bits of a gather instruction.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Tile<'a> {
+    bytes: &'a [u8],
+    stride: usize,
+    len: usize,
+}
+
+impl<'a> Tile<'a> {
+    /// The largest distance of rows.
+    pub(crate) const MAX_STRIDE: usize = i32::MAX as usize / (2 * LANES);
+
+    #[inline(always)]
+    pub(crate) fn new(bytes: &'a [u8], stride: usize, len: usize) -> Self {
+        assert!(stride <= Self::MAX_STRIDE && len <= Self::MAX_STRIDE);
+        assert!((LANES - 1) * stride + len <= bytes.len(), "16 rows lie within the bytes");
+        Tile { bytes, stride, len }
+    }
+
+    /// Bytes of a row.
+    #[inline(always)]
+    pub(crate) fn len(self) -> usize {
+        self.len
+    }
+
+    /// One row.
+    #[inline(always)]
+    pub(crate) fn row(self, r: usize) -> &'a [u8] {
+        &self.bytes[r * self.stride..][..self.len]
+    }
+
+    /// The address of byte `at` of row 0, from which `n` bytes may be read in each row, and the
+    /// distance of rows.
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
+    pub(crate) fn pointer(self, at: usize, n: usize) -> (*const u8, usize) {
+        assert!(at + n <= self.len);
+        (self.bytes[at..].as_ptr(), self.stride)
+    }
+}
