@@ -9,6 +9,7 @@
 
 pub mod activation;
 pub mod attention;
+pub mod ceilings;
 pub mod embed;
 mod error;
 mod isa;

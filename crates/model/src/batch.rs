@@ -23,6 +23,27 @@ pub struct Row {
 ///
 /// A row sees what its sequence's cache held before the batch, its ancestors in the batch, and
 /// itself. Its position is the number of those before it.
+///
+/// ```
+/// use model::{Batch, Row};
+/// use tensor::kv::{ContiguousKvCache, KvCache, KvLayout, SeqId};
+/// let layout = KvLayout { layers: 1, n_kv_heads: 1, head_dim: 2, dtype: tensor::DType::F32 };
+/// let mut cache = ContiguousKvCache::new(layout, 100)?;
+/// cache.reserve(SeqId(7), 10)?; // ten tokens came before
+///
+/// let mut batch = Batch::new();
+/// batch.extend(SeqId(7), &[1, 2]); // two more,
+/// batch.push(Row { token: 3, seq: SeqId(7), parent: Some(0) }); // another follower of the first,
+/// batch.extend(SeqId(8), &[4, 5, 6]); // and a new sequence
+///
+/// let plan = batch.plan(&cache)?;
+/// assert_eq!(plan.positions, [10, 11, 11, 0, 1, 2]);
+/// assert_eq!(plan.lengths, [12, 12, 12, 3, 3, 3]);
+/// assert_eq!((plan.seen[1].prefix, plan.seen[1].branch.as_slice()), (12, [].as_slice()));
+/// assert_eq!((plan.seen[2].prefix, plan.seen[2].branch.as_slice()), (11, [12].as_slice()));
+/// assert_eq!(plan.reserve, [(SeqId(7), 3), (SeqId(8), 3)]);
+/// # Ok::<(), model::Error>(())
+/// ```
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     rows: Vec<Row>,
@@ -185,6 +206,8 @@ pub struct Forward {
 
 /// Watches the input of every linear layer (calibration).
 pub trait Tap {
-    /// `x` `[rows, in]` is about to be multiplied by the weight of this name.
+    /// `x` `[rows, in]` is about to be multiplied by the weight of this name; the weights of one
+    /// expert, which are a part of `blk.N.ffn_up_exps.weight`, are named `blk.N.ffn_up.E.weight`
+    /// and see the rows routed to it.
     fn linear_input(&mut self, weight: &str, x: &Tensor);
 }

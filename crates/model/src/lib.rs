@@ -26,6 +26,7 @@ pub mod linear;
 mod model;
 pub mod ops;
 pub mod pooling;
+mod products;
 pub mod rope_scaling;
 mod validate;
 pub mod weights;
@@ -38,6 +39,7 @@ pub use encoder::{Encoder, EncoderInput};
 pub use error::Error;
 pub use model::Model;
 pub use ops::Ops;
+pub use products::Product;
 pub use weights::WeightSource;
 
 /// The crate whose types a model is made of and speaks in.

@@ -1,4 +1,13 @@
 //! One vector a text from one a token.
+//!
+//! ```
+//! use model::pooling::{Pooling, l2_normalise, pool};
+//! // Two texts, of two tokens and of one.
+//! let hidden = tensor::Tensor::from_vec([3, 2], vec![1.0, 2.0, 5.0, 6.0, 0.0, 2.0])?;
+//! let vectors = l2_normalise(pool(&hidden, &[2, 1], Pooling::Mean)?)?;
+//! assert_eq!(vectors.as_f32()?, [0.6, 0.8, 0.0, 1.0]);
+//! # Ok::<(), model::Error>(())
+//! ```
 
 use tensor::Tensor;
 

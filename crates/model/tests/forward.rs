@@ -3,10 +3,11 @@
 mod common;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use common::{all, fixture, golden, ids, max_abs, open};
 use model::{Batch, Error, Model, Outputs, Row, batch::Tap};
-use tensor::kv::{ContiguousKvCache, KvCache, KvError, KvLayout, SeqId};
+use tensor::kv::{ContiguousKvCache, KvCache, KvError, KvLayout, KvRun, SeqId};
 use tensor::{DType, Tensor};
 
 const A: SeqId = SeqId(0);
@@ -132,6 +133,73 @@ fn a_full_cache_is_refused_whole() {
     let mut batch = batch_of(A, &ids[10..15]);
     batch.extend(B, &ids[..5]);
     all(&model, &batch, &mut cache);
+}
+
+/// A cache that fails in the middle of a forward.
+struct Failing(ContiguousKvCache);
+
+impl KvCache for Failing {
+    fn layout(&self) -> &KvLayout {
+        self.0.layout()
+    }
+    fn len(&self, seq: SeqId) -> usize {
+        self.0.len(seq)
+    }
+    fn reserve(&mut self, seq: SeqId, slots: usize) -> Result<(), KvError> {
+        self.0.reserve(seq, slots)
+    }
+    fn write(
+        &mut self,
+        layer: usize,
+        seq: SeqId,
+        slot: usize,
+        keys: &[f32],
+        values: &[f32],
+    ) -> Result<(), KvError> {
+        match layer {
+            1 => Err(KvError::NoSuchSlot { seq, slot, len: 0 }),
+            _ => self.0.write(layer, seq, slot, keys, values),
+        }
+    }
+    fn runs<'a>(
+        &'a self,
+        layer: usize,
+        seq: SeqId,
+        slots: Range<usize>,
+        out: &mut Vec<KvRun<'a>>,
+    ) -> Result<(), KvError> {
+        self.0.runs(layer, seq, slots, out)
+    }
+    fn keep(&mut self, seq: SeqId, prefix: usize, kept: &[usize]) -> Result<(), KvError> {
+        self.0.keep(seq, prefix, kept)
+    }
+    fn remove(&mut self, seq: SeqId) {
+        self.0.remove(seq);
+    }
+}
+
+#[test]
+fn a_failure_on_the_way_gives_the_slots_back() {
+    let (model, cache, ids) = begun("arch/qwen3", 20, 10);
+    let expected = {
+        let (_, mut cache, _) = begun("arch/qwen3", 20, 10);
+        all(&model, &batch_of(A, &ids[10..15]), &mut cache).logits
+    };
+    let mut batch = batch_of(A, &ids[10..15]);
+    batch.extend(B, &ids[..5]);
+    let mut failing = Failing(cache);
+    let error = model.forward(&batch, &mut failing, &Outputs::default()).unwrap_err();
+    assert!(matches!(error, Error::Kv(KvError::NoSuchSlot { .. })), "{error}");
+    assert_eq!((failing.len(A), failing.len(B)), (10, 0));
+    let mut cache = failing.0;
+    let again = all(&model, &batch, &mut cache).logits.slice_rows(0..5).unwrap();
+    assert_eq!(again.as_f32().unwrap(), expected.as_f32().unwrap());
+}
+
+#[test]
+fn models_are_shared_between_threads() {
+    fn shared<T: Send + Sync + Clone>() {}
+    shared::<Model>();
 }
 
 #[derive(Default)]

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 
 use blocks::DType;
-use cpu_kernels::attention::KvRun;
+pub use cpu_kernels::attention::KvRun;
 use half::slice::HalfFloatSliceExt;
 
 /// Which sequence of a cache a row belongs to.

@@ -1,0 +1,107 @@
+//! Options that several commands share.
+
+use anyhow::{Result, bail};
+use sampling::{PenaltyWindow, SamplingParams};
+use tensor::{Activations, Compute, DType, Device};
+
+/// What a model runs on.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Hardware {
+    /// Threads (default: INFINITY_THREADS, or as many as the machine allows)
+    #[arg(short, long, value_name = "N")]
+    threads: Option<usize>,
+    /// cpu or cuda:N
+    #[arg(long, default_value = "cpu")]
+    device: Device,
+    /// Keep activations in f32 where weights are quantized (slower; default: int8, as llama.cpp)
+    #[arg(long)]
+    exact: bool,
+}
+
+impl Hardware {
+    pub(crate) fn compute(&self) -> Result<Compute> {
+        let mut compute = Compute::on(self.device)?;
+        if let Some(n) = self.threads {
+            if n == 0 {
+                bail!("--threads 0: at least one thread is needed");
+            }
+            compute = compute.with_threads(n);
+        }
+        if self.exact {
+            compute = compute.with_activations(Activations::F32);
+        }
+        Ok(compute)
+    }
+}
+
+/// How a model that generates is run.
+#[derive(clap::Args, Clone)]
+pub(crate) struct Runtime {
+    #[command(flatten)]
+    pub(crate) hardware: Hardware,
+    /// How keys and values are stored: f16, bf16 or f32
+    #[arg(long, default_value = "f16", value_name = "TYPE")]
+    pub(crate) kv_type: DType,
+}
+
+/// How a token is chosen.
+#[derive(clap::Args, Clone)]
+#[command(next_help_heading = "Sampling")]
+pub(crate) struct Sampling {
+    /// 0 takes the most probable token each time
+    #[arg(long, alias = "temp", default_value_t = 0.8, value_name = "T")]
+    temperature: f32,
+    /// Keep the K most probable tokens; 0 keeps all
+    #[arg(long, default_value_t = 40, value_name = "K")]
+    top_k: usize,
+    /// Keep the most probable tokens that sum to P
+    #[arg(long, default_value_t = 0.95, value_name = "P")]
+    top_p: f32,
+    /// Keep tokens at least P times as probable as the most probable one
+    #[arg(long, default_value_t = 0.05, value_name = "P")]
+    min_p: f32,
+    /// Keep the most typical tokens that sum to P
+    #[arg(long, alias = "typical", default_value_t = 1.0, value_name = "P")]
+    typical_p: f32,
+    /// Over 1: tokens already seen become less probable
+    #[arg(long, alias = "repeat-penalty", default_value_t = 1.0, value_name = "R")]
+    repetition_penalty: f32,
+    /// How many of the last tokens the repetition penalty sees (default: all)
+    #[arg(long, value_name = "N")]
+    repeat_last_n: Option<usize>,
+    /// Taken from the logit of tokens already generated
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true, value_name = "X")]
+    presence_penalty: f32,
+    /// Taken from a token's logit each time it was generated
+    #[arg(long, default_value_t = 0.0, allow_hyphen_values = true, value_name = "X")]
+    frequency_penalty: f32,
+    /// Added to the logit of a token id (repeatable): ID=BIAS
+    #[arg(long, value_name = "ID=BIAS", value_parser = bias)]
+    logit_bias: Vec<(u32, f32)>,
+    /// The same seed gives the same text
+    #[arg(long, short)]
+    seed: Option<u64>,
+}
+
+impl Sampling {
+    pub(crate) fn params(&self) -> SamplingParams {
+        SamplingParams {
+            temperature: self.temperature,
+            top_k: self.top_k,
+            top_p: self.top_p,
+            min_p: self.min_p,
+            typical_p: self.typical_p,
+            repetition_penalty: self.repetition_penalty,
+            penalty_window: self.repeat_last_n.map_or(PenaltyWindow::All, PenaltyWindow::Last),
+            presence_penalty: self.presence_penalty,
+            frequency_penalty: self.frequency_penalty,
+            logit_bias: self.logit_bias.clone(),
+            seed: self.seed,
+        }
+    }
+}
+
+fn bias(text: &str) -> Result<(u32, f32), String> {
+    let parsed = text.split_once('=').and_then(|(id, b)| Some((id.parse().ok()?, b.parse().ok()?)));
+    parsed.ok_or_else(|| format!("'{text}': expected ID=BIAS, for example 42=-5"))
+}

@@ -1,0 +1,164 @@
+//! One sequence: tokens in, text out as it comes.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use model::{Batch, Model, Outputs};
+use sampling::Sampler;
+use tensor::DType;
+use tensor::kv::{ContiguousKvCache, KvCache, SeqId};
+use tokenizer::{DecodeOptions, Tokenizer};
+
+/// Rows of a prompt that enter the model at a time.
+const PREFILL_CHUNK: usize = 512;
+
+/// A sequence and its keys and values.
+pub(crate) struct Session<'a> {
+    model: &'a Model,
+    cache: ContiguousKvCache,
+    context: usize,
+    /// The logits that the next token is drawn from.
+    logits: Vec<f32>,
+}
+
+/// Why a generation ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Finish {
+    /// The model said that it is done.
+    Stop,
+    /// As many tokens as were asked for.
+    Length,
+    /// The model's context is full.
+    Context,
+    /// The user interrupted it.
+    Interrupted,
+}
+
+/// What a generation made and how long it took.
+#[derive(Debug)]
+pub(crate) struct Generated {
+    pub(crate) ids: Vec<u32>,
+    pub(crate) text: String,
+    pub(crate) finish: Finish,
+    pub(crate) prompt_tokens: usize,
+    pub(crate) prefill: Duration,
+    pub(crate) decode: Duration,
+}
+
+impl Generated {
+    pub(crate) fn prefill_rate(&self) -> f64 {
+        self.prompt_tokens as f64 / self.prefill.as_secs_f64()
+    }
+
+    /// Tokens a second, of those that took a step of the model.
+    pub(crate) fn decode_rate(&self) -> f64 {
+        self.ids.len().saturating_sub(1) as f64 / self.decode.as_secs_f64().max(1e-9)
+    }
+}
+
+/// When to stop.
+pub(crate) struct Limits<'a> {
+    pub(crate) max_tokens: usize,
+    pub(crate) ignore_eos: bool,
+    pub(crate) interrupted: &'a dyn Fn() -> bool,
+}
+
+impl<'a> Session<'a> {
+    pub(crate) fn new(model: &'a Model, kv_type: DType, context: Option<usize>) -> Result<Self> {
+        let limit = model.decoder()?.config.context_length;
+        let context = context.unwrap_or(limit).min(limit);
+        Ok(Self { model, cache: model.new_cache(kv_type, context)?, context, logits: Vec::new() })
+    }
+
+    /// Positions taken.
+    pub(crate) fn len(&self) -> usize {
+        self.cache.len(SEQ)
+    }
+
+    /// Forgets the positions from `len` on.
+    pub(crate) fn truncate(&mut self, len: usize) -> Result<()> {
+        Ok(self.cache.truncate(SEQ, len)?)
+    }
+
+    /// Runs `ids` through the model; the logits of the last are kept.
+    pub(crate) fn feed(&mut self, ids: &[u32], interrupted: &dyn Fn() -> bool) -> Result<bool> {
+        if self.len() + ids.len() > self.context {
+            bail!(
+                "{} tokens are too many: the context holds {}, {} are taken",
+                ids.len(),
+                self.context,
+                self.len()
+            );
+        }
+        for chunk in ids.chunks(PREFILL_CHUNK) {
+            if interrupted() {
+                return Ok(false);
+            }
+            let mut batch = Batch::new();
+            batch.extend(SEQ, chunk);
+            let outputs = Outputs::last_logits(&batch);
+            let out = self.model.forward(&batch, &mut self.cache, &outputs)?;
+            self.logits.clear();
+            self.logits.extend_from_slice(out.logits.as_f32()?);
+        }
+        Ok(true)
+    }
+
+    /// Feeds the prompt and generates; `on_text` gets whole characters as they come.
+    pub(crate) fn generate(
+        &mut self,
+        tokenizer: &Tokenizer,
+        prompt: &[u32],
+        sampler: &mut Sampler,
+        limits: &Limits<'_>,
+        on_text: &mut dyn FnMut(&str) -> Result<()>,
+    ) -> Result<Generated> {
+        if prompt.is_empty() && self.logits.is_empty() {
+            bail!("the prompt has no tokens, and this model's vocabulary adds none; give a prompt");
+        }
+        let start = Instant::now();
+        sampler.observe_prompt(prompt);
+        let mut finish = match self.feed(prompt, limits.interrupted)? {
+            true => Finish::Length,
+            false => Finish::Interrupted,
+        };
+        let prefill = start.elapsed();
+        let start = Instant::now();
+        let (mut ids, mut text) = (Vec::new(), String::new());
+        let shown = DecodeOptions { skip_special: true, continues: !prompt.is_empty() };
+        let mut stream = tokenizer.decode_stream_with(shown);
+        while finish == Finish::Length && ids.len() < limits.max_tokens {
+            if (limits.interrupted)() {
+                finish = Finish::Interrupted;
+                break;
+            }
+            let id = sampler.next_token(&self.logits).context("the model's logits")?;
+            ids.push(id);
+            if tokenizer.is_eog(id) && !limits.ignore_eos {
+                finish = Finish::Stop;
+                break;
+            }
+            if let Some(piece) = stream.push(id)? {
+                text.push_str(&piece);
+                on_text(&piece)?;
+            }
+            if ids.len() == limits.max_tokens {
+                break;
+            }
+            if self.len() == self.context {
+                finish = Finish::Context;
+                break;
+            }
+            self.feed(&[id], &|| false)?;
+        }
+        if let Some(rest) = stream.finish() {
+            text.push_str(&rest);
+            on_text(&rest)?;
+        }
+        let decode = start.elapsed();
+        Ok(Generated { ids, text, finish, prompt_tokens: prompt.len(), prefill, decode })
+    }
+}
+
+const SEQ: SeqId = SeqId(0);

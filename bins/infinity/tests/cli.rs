@@ -1,0 +1,199 @@
+//! The program as a user runs it: on the embedded model's files and on the reference folders.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use serde_json::{Value, json};
+
+fn infinity(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_infinity")).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn succeed(args: &[&str]) -> String {
+    let out = infinity(args);
+    assert!(out.status.success(), "{args:?}: {}", String::from_utf8_lossy(&out.stderr));
+    String::from_utf8(out.stdout).unwrap()
+}
+
+/// Fails with this exit code and one line on standard error that holds `part`.
+fn fail(args: &[&str], part: &str) {
+    let out = infinity(args);
+    let stderr = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(1), "{args:?}: {stderr}");
+    assert_eq!(stderr.trim_end().lines().count(), 1, "{args:?}: {stderr}");
+    assert!(stderr.contains(part), "{args:?}: {stderr}");
+}
+
+fn bard() -> PathBuf {
+    testkit::workspace().join("assets/bard-f16.gguf")
+}
+
+fn text(p: &Path) -> &str {
+    p.to_str().unwrap()
+}
+
+#[test]
+fn greedy_text_is_the_same_each_time_and_seeds_decide_the_rest() {
+    let model = bard();
+    let run = |more: &[&str]| -> Value {
+        let mut args = vec!["generate", text(&model), "--prompt", "The king", "-n", "24", "--json"];
+        args.extend(more);
+        serde_json::from_str(&succeed(&args)).unwrap()
+    };
+    let greedy = run(&["--temperature", "0"]);
+    assert_eq!(greedy["ids"], run(&["--temperature", "0", "--threads", "1"])["ids"]);
+    assert_eq!(run(&["--seed", "5"])["ids"], run(&["--seed", "5"])["ids"]);
+    let seeds: Vec<Value> =
+        (0..6).map(|s| run(&["--seed", &s.to_string()])["ids"].clone()).collect();
+    assert!(seeds.iter().any(|ids| *ids != seeds[0]), "six seeds, one text");
+    assert_eq!(greedy["finish_reason"], "length");
+}
+
+#[test]
+fn tokens_go_there_and_back() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, file) = (bard(), folder.path().join("text.txt"));
+    let words = "naïve café — “quotes” 日本語 🙂\n\tTo be";
+    std::fs::write(&file, words).unwrap();
+    let ids = succeed(&["tokenize", text(&model), "--file", text(&file), "--json"]);
+    let ids_file = folder.path().join("ids.json");
+    std::fs::write(&ids_file, &ids).unwrap();
+    assert_eq!(succeed(&["detokenize", text(&model), "--tokens", text(&ids_file)]), words);
+}
+
+#[test]
+fn logits_of_a_folder_without_a_tokenizer_are_those_of_transformers() {
+    let Some(arch) = testkit::shared("oracle/arch") else { return };
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["llama", "gpt2", "bert"] {
+        let golden = std::fs::read(arch.join(name).join("golden.safetensors")).unwrap();
+        let golden = safetensors::SafeTensors::deserialize(&golden).unwrap();
+        let ids = golden.tensor("input_ids").unwrap();
+        let ids: Vec<i64> =
+            ids.data().chunks(8).map(|b| i64::from_le_bytes(b.try_into().unwrap())).collect();
+        let (tokens, out) = (folder.path().join("ids.json"), folder.path().join("out.safetensors"));
+        std::fs::write(&tokens, json!(ids).to_string()).unwrap();
+        succeed(&[
+            "logits",
+            text(&arch.join(name)),
+            "--tokens",
+            text(&tokens),
+            "--out",
+            text(&out),
+        ]);
+        let what = if name == "bert" { "last_hidden_state" } else { "logits" };
+        let made = std::fs::read(&out).unwrap();
+        let made = safetensors::SafeTensors::deserialize(&made).unwrap();
+        let (made, want) = (made.tensor(what).unwrap(), golden.tensor(what).unwrap());
+        assert_eq!(made.shape(), &want.shape()[1..], "{name}");
+        let f32s = |b: &[u8]| -> Vec<f32> {
+            b.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+        };
+        let worst = f32s(made.data())
+            .iter()
+            .zip(f32s(want.data()))
+            .fold(0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(worst < 1e-4, "{name}: {worst}");
+    }
+}
+
+#[test]
+fn a_model_is_quantized_and_runs() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, out) = (bard(), folder.path().join("q4.gguf"));
+    let dry = succeed(&["quantize", text(&model), text(&out), "Q4_K_M", "--dry-run"]);
+    assert!(dry.contains("token_embd.weight") && !out.exists(), "{dry}");
+    succeed(&["quantize", text(&model), text(&out), "q4_k_m"]);
+    let before = std::fs::metadata(&model).unwrap().len();
+    let after = std::fs::metadata(&out).unwrap().len();
+    assert!(after * 3 < before, "{before} -> {after}");
+    let told =
+        succeed(&["generate", text(&out), "--prompt", "ROMEO:", "-n", "8", "--temperature", "0"]);
+    assert!(!told.trim().is_empty());
+    // Onto itself would destroy the input.
+    fail(&["quantize", text(&out), text(&out), "Q8_0"], "same file");
+}
+
+#[test]
+fn a_folder_becomes_gguf_and_a_folder_again() {
+    let Some(folder) = testkit::shared("oracle/bard-draft") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let (gguf, back) = (dir.path().join("draft.gguf"), dir.path().join("draft"));
+    succeed(&["convert", text(&folder), text(&gguf)]);
+    succeed(&["convert", text(&gguf), text(&back)]);
+    let run = |model: &Path| -> Value {
+        let args = [
+            "generate",
+            text(model),
+            "--prompt",
+            "The king",
+            "-n",
+            "16",
+            "--temperature",
+            "0",
+            "--json",
+        ];
+        serde_json::from_str(&succeed(&args)).unwrap()
+    };
+    let (a, b, c) = (run(&folder), run(&gguf), run(&back));
+    assert_eq!(a["ids"], b["ids"]);
+    assert_eq!(a["ids"], c["ids"]);
+}
+
+#[test]
+fn a_chat_request_becomes_a_prompt() {
+    let Some(templates) = testkit::shared("data/templates") else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let request = dir.path().join("request.json");
+    let body =
+        json!({ "messages": [{ "role": "user", "content": "Hi" }], "add_generation_prompt": true });
+    std::fs::write(&request, body.to_string()).unwrap();
+    let jinja = templates.join("Qwen-Qwen2.5-7B-Instruct.jinja");
+    let prompt = succeed(&["template", text(&jinja), "--request", text(&request)]);
+    assert!(
+        prompt.ends_with("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"),
+        "{prompt}"
+    );
+}
+
+#[test]
+fn benches_report_the_fraction_of_the_floor() {
+    let model = bard();
+    let args =
+        ["bench", text(&model), "--prefill", "32", "--decode", "4", "--repetitions", "2", "--json"];
+    let report: Value = serde_json::from_str(&succeed(&args)).unwrap();
+    for figure in report["figures"].as_array().unwrap() {
+        let fraction = figure["fraction_of_floor"].as_f64().unwrap();
+        assert!(fraction > 0.0 && fraction < 3.0, "{figure}");
+    }
+}
+
+#[test]
+fn mistakes_are_told_in_one_line() {
+    let dir = tempfile::tempdir().unwrap();
+    let junk = dir.path().join("junk.gguf");
+    std::fs::write(&junk, b"GGUFjunk").unwrap();
+    let empty = dir.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let odd = dir.path().join("odd");
+    std::fs::create_dir(&odd).unwrap();
+    std::fs::write(
+        odd.join("config.json"),
+        r#"{"model_type":"perceiver","architectures":["Perceiver"]}"#,
+    )
+    .unwrap();
+    let model = bard();
+    fail(&["generate", "nowhere.gguf", "--prompt", "x"], "nowhere.gguf");
+    fail(&["generate", "org/never-pulled", "--prompt", "x"], "infinity pull");
+    fail(&["generate", text(&junk), "--prompt", "x"], "junk.gguf");
+    fail(&["generate", text(&empty), "--prompt", "x"], "config.json");
+    fail(&["generate", text(&odd), "--prompt", "x"], "perceiver");
+    fail(&["generate", text(&model), "--prompt", "x", "--temperature", "NaN"], "temperature");
+    fail(&["generate", text(&model), "--prompt", "x", "--device", "cuda:0"], "cuda:0");
+    fail(&["generate", text(&model), "--prompt", "x", "--threads", "0"], "--threads");
+    fail(&["generate", text(&model), "--prompt", "x", "--kv-type", "q4_k"], "Q4_K");
+    fail(&["chat", text(&model)], "chat template");
+    fail(&["quantize", text(&model), text(&dir.path().join("o.gguf")), "Q9_Z"], "Q9_Z");
+    let usage = infinity(&["generate"]);
+    assert_eq!(usage.status.code(), Some(2));
+}
