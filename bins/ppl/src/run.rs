@@ -11,7 +11,7 @@ use tokenizer::{EncodeOptions, Tokenizer};
 use crate::args::{Args, ProtocolName};
 use crate::measure::{Job, Message, context_length};
 use crate::report::{Format, Outcome, Report};
-use crate::variants::{Variant, Variants};
+use crate::variants::{self, Variant, Variants};
 use crate::workspace::Workspace;
 
 /// Measures every format that was asked for.
@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
     let text = String::from_utf8(text)
         .map_err(|_| anyhow!("{} is not UTF-8 text", args.text().display()))?;
     let model = args.model();
-    let formats = Variants::parse(&args.quants)?;
+    let formats = variants::parse(&args.quants)?;
 
     let (config, _) = model::weights::open(model)
         .with_context(|| format!("{} cannot be loaded", model.display()))?;
@@ -33,7 +33,9 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
         .with_context(|| format!("the tokenizer of {} cannot be read", model.display()))?;
     // llama-perplexity puts BOS before the text and into every window; the other two do neither.
     let add_special = args.protocol == ProtocolName::LlamaCpp;
-    let tokens = tokenizer.encode(&text, EncodeOptions { add_special, ..Default::default() })?;
+    // It also drops one newline at the end of a file.
+    let text = if add_special { text.strip_suffix('\n').unwrap_or(&text) } else { &text };
+    let tokens = tokenizer.encode(text, EncodeOptions { add_special, ..Default::default() })?;
     for protocol in &protocols {
         protocol.windows(tokens.len())?;
     }
@@ -42,7 +44,10 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
     let bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
     std::fs::write(workspace.file("tokens"), bytes)?;
 
-    let mut variants = Variants::new(model, &workspace)?;
+    let variants = Variants::new(model, &workspace, args.threads)?;
+    for &format in &formats {
+        variants.check(format)?;
+    }
     let mut measured = Vec::new();
     for format in formats {
         let variant = variants.make(format)?;
