@@ -44,3 +44,8 @@ fuzz LIMIT="60" *TARGETS:
 # Each library crate from a project outside the workspace, alone
 outside *CRATE:
     outside/run.sh {{CRATE}}
+
+# The oldest Rust that the workspace states, which rustup installs
+msrv:
+    rustup toolchain install --profile minimal "$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)"
+    cargo "+$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)" check --workspace --all-targets --locked
