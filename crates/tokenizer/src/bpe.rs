@@ -112,11 +112,11 @@ impl Bpe {
     ) -> Result<(), Error> {
         // Gemma 4 takes a run of newlines whole, as its special treatment of them demands.
         let newlines = self.characters && word.bytes().all(|b| b == b'\n');
-        if self.ignore_merges || newlines {
-            if let Some(id) = self.words.get(&self.pieces, word.as_bytes()) {
-                out.push(id);
-                return Ok(());
-            }
+        if (self.ignore_merges || newlines)
+            && let Some(id) = self.words.get(&self.pieces, word.as_bytes())
+        {
+            out.push(id);
+            return Ok(());
         }
         merger.clear();
         let id = |bytes: &[u8]| self.words.get(&self.pieces, bytes).unwrap_or(NONE);

@@ -153,6 +153,45 @@ pub enum Error {
         /// Why not.
         reason: String,
     },
+    /// A chat template is not Jinja.
+    #[error("chat template: {message}")]
+    TemplateSyntax {
+        /// Where and what.
+        message: String,
+    },
+    /// A chat template larger or deeper than any that serves.
+    #[error("chat template: {what} is too long")]
+    TemplateTooComplex {
+        /// Which part.
+        what: &'static str,
+    },
+    /// A request that is not an object.
+    #[error("a chat request must be a JSON object with 'messages'")]
+    TemplateRequest,
+    /// The chat template refuses the request (`raise_exception`).
+    #[error("the chat template refuses the request: {message}")]
+    TemplateRaised {
+        /// What it says.
+        message: String,
+    },
+    /// The chat template fails on the request.
+    #[error("chat template: {message}")]
+    TemplateRender {
+        /// Where and what.
+        message: String,
+    },
+    /// The chat template takes more steps or writes more than is allowed.
+    #[error("chat template: too many {what}")]
+    TemplateTooCostly {
+        /// Of what.
+        what: &'static str,
+    },
+    /// There is no thread to render on.
+    #[error("no thread for the chat template: {source}")]
+    TemplateThread {
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// A text longer than offsets can express.
     #[error("a text of {bytes} bytes is too long to encode at once (at most {limit})")]
     TextTooLong {

@@ -77,6 +77,10 @@ impl HuggingFace {
             .map_err(|source| Error::Json { file: file(), source })
     }
 
+    pub(crate) fn crate_tokenizer(&self) -> &tokenizers::Tokenizer {
+        &self.plain
+    }
+
     /// Finds out what the post-processor adds.
     pub(crate) fn rules(&self, v: &mut Vocabulary) {
         let around = guarded(|| self.plain.encode_fast("", true));
@@ -85,6 +89,10 @@ impl HuggingFace {
         v.add_bos = is(ids.first(), v.special.bos);
         let last = ids.get(usize::from(v.add_bos)..).and_then(<[u32]>::last);
         v.add_eos = is(last, v.special.eos);
+        if v.model == VocabularyModel::WordPiece {
+            // What closes a sequence is the separator, whatever the configuration calls it.
+            v.special.sep = v.special.sep.or(last.copied());
+        }
         v.add_sep = is(last, v.special.sep);
     }
 
@@ -121,10 +129,9 @@ impl HuggingFace {
         let encoding = self.encode_cut(&whole, &cuts)?;
         // A model may hold the text of a special token as a piece (Unigram does): plain text must
         // not become one, so it is cut within every such text.
-        let fixed: std::collections::HashSet<u32> = cuts.iter().filter_map(|c| c.1).collect();
-        if !encoding.get_ids().iter().any(|&id| forbidden(t, id) && !fixed.contains(&id))
-            && !cuts.is_empty()
-        {
+        let found = encoding.get_ids().iter().filter(|&&id| forbidden(t, id)).count();
+        let meant = cuts.iter().filter(|c| c.1.is_some_and(|id| forbidden(t, id))).count();
+        if found == meant {
             return self.finish(encoding, add_special);
         }
         let taken = cuts.clone();

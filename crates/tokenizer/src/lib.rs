@@ -23,6 +23,7 @@
 mod bpe;
 mod bytelevel;
 mod error;
+mod export;
 mod folder;
 mod gguf_metadata;
 mod hf;

@@ -16,10 +16,10 @@ use crate::Error;
 /// One step of a pre-tokenizer.
 enum Step {
     /// Matches are pieces, and so is what lies between them.
-    Cut(Regex),
+    Cut(String, Regex),
     /// The same, and runs of white space that no other alternative matched are pieces without
     /// their last character if text follows.
-    CutSpaces(Regex),
+    CutSpaces(String, Regex),
     /// Runs of digits in groups of three counted from the right.
     DigitsFromRight,
     /// Everything between newlines, and each run of newlines.
@@ -57,23 +57,23 @@ const ASCII_PUNCTUATED: &str = r##"[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z
 const BLOOM: &str = r" ?[^(\s|.,!?…。，、।۔،)]+";
 const CJK_KANA: &str = "[一-龥぀-ゟ゠-ヿ]+";
 const DEEPSEEK_LETTERS: &str = concat!(
-    r"\s?[A-Za-z\u{B5}\u{C0}-\u{D6}\u{D8}-\u{F6}\u{F8}-\u{1BA}\u{1BC}-\u{1BF}",
-    r"\u{1C4}-\u{293}\u{295}-\u{2AF}\u{370}-\u{373}\u{376}\u{377}\u{37B}-\u{37D}\u{37F}",
-    r"\u{386}\u{388}-\u{38A}\u{38C}\u{38E}-\u{3A1}\u{3A3}-\u{3F5}\u{3F7}-\u{481}",
-    r"\u{48A}-\u{52F}\u{531}-\u{556}\u{10A0}-\u{10C5}\u{13A0}-\u{13F5}\u{13F8}-\u{13FD}",
-    r"\u{1C90}-\u{1CBA}\u{1CBD}-\u{1CBF}\u{1D00}-\u{1D2B}\u{1D6B}-\u{1D77}",
-    r"\u{1D79}-\u{1D9A}\u{1E00}-\u{1F15}\u{1F18}-\u{1F1D}\u{1F20}-\u{1F45}",
-    r"\u{1F48}-\u{1F4D}\u{1F50}-\u{1F57}\u{1F59}\u{1F5B}\u{1F5D}\u{1F5F}-\u{1F7D}",
-    r"\u{1F80}-\u{1FB4}\u{1FB6}-\u{1FBC}\u{1FBE}\u{1FC2}-\u{1FC4}\u{1FC6}-\u{1FCC}",
-    r"\u{1FD0}-\u{1FD3}\u{1FD6}-\u{1FDB}\u{1FE0}-\u{1FEC}\u{1FF2}-\u{1FF4}",
-    r"\u{1FF6}-\u{1FFC}\u{2102}\u{2107}\u{210A}-\u{2113}\u{2115}\u{2119}-\u{211D}\u{2124}",
-    r"\u{2126}\u{2128}\u{212A}-\u{212D}\u{212F}-\u{2134}\u{2139}\u{213C}-\u{213F}",
-    r"\u{2145}-\u{2149}\u{214E}\u{2183}\u{2184}\u{2C00}-\u{2C7B}\u{2C7E}-\u{2CE4}",
-    r"\u{2CEB}-\u{2CEE}\u{2CF2}\u{2CF3}\u{A640}-\u{A66D}\u{A680}-\u{A69B}\u{A722}-\u{A76F}",
-    r"\u{A771}-\u{A787}\u{A78B}-\u{A78E}\u{AB70}-\u{ABBF}\u{FB00}-\u{FB06}",
-    r"\u{FB13}-\u{FB17}\u{FF21}-\u{FF3A}\u{FF41}-\u{FF5A}\u{10400}-\u{1044F}",
-    r"\u{104B0}-\u{104D3}\u{104D8}-\u{104FB}\u{10C80}-\u{10CB2}\u{10CC0}-\u{10CF2}",
-    r"\u{118A0}-\u{118DF}\u{1E900}-\u{1E943}]+",
+    r"\s?[A-Za-z\x{B5}\x{C0}-\x{D6}\x{D8}-\x{F6}\x{F8}-\x{1BA}\x{1BC}-\x{1BF}",
+    r"\x{1C4}-\x{293}\x{295}-\x{2AF}\x{370}-\x{373}\x{376}\x{377}\x{37B}-\x{37D}\x{37F}",
+    r"\x{386}\x{388}-\x{38A}\x{38C}\x{38E}-\x{3A1}\x{3A3}-\x{3F5}\x{3F7}-\x{481}",
+    r"\x{48A}-\x{52F}\x{531}-\x{556}\x{10A0}-\x{10C5}\x{13A0}-\x{13F5}\x{13F8}-\x{13FD}",
+    r"\x{1C90}-\x{1CBA}\x{1CBD}-\x{1CBF}\x{1D00}-\x{1D2B}\x{1D6B}-\x{1D77}",
+    r"\x{1D79}-\x{1D9A}\x{1E00}-\x{1F15}\x{1F18}-\x{1F1D}\x{1F20}-\x{1F45}",
+    r"\x{1F48}-\x{1F4D}\x{1F50}-\x{1F57}\x{1F59}\x{1F5B}\x{1F5D}\x{1F5F}-\x{1F7D}",
+    r"\x{1F80}-\x{1FB4}\x{1FB6}-\x{1FBC}\x{1FBE}\x{1FC2}-\x{1FC4}\x{1FC6}-\x{1FCC}",
+    r"\x{1FD0}-\x{1FD3}\x{1FD6}-\x{1FDB}\x{1FE0}-\x{1FEC}\x{1FF2}-\x{1FF4}",
+    r"\x{1FF6}-\x{1FFC}\x{2102}\x{2107}\x{210A}-\x{2113}\x{2115}\x{2119}-\x{211D}\x{2124}",
+    r"\x{2126}\x{2128}\x{212A}-\x{212D}\x{212F}-\x{2134}\x{2139}\x{213C}-\x{213F}",
+    r"\x{2145}-\x{2149}\x{214E}\x{2183}\x{2184}\x{2C00}-\x{2C7B}\x{2C7E}-\x{2CE4}",
+    r"\x{2CEB}-\x{2CEE}\x{2CF2}\x{2CF3}\x{A640}-\x{A66D}\x{A680}-\x{A69B}\x{A722}-\x{A76F}",
+    r"\x{A771}-\x{A787}\x{A78B}-\x{A78E}\x{AB70}-\x{ABBF}\x{FB00}-\x{FB06}",
+    r"\x{FB13}-\x{FB17}\x{FF21}-\x{FF3A}\x{FF41}-\x{FF5A}\x{10400}-\x{1044F}",
+    r"\x{104B0}-\x{104D3}\x{104D8}-\x{104FB}\x{10C80}-\x{10CB2}\x{10CC0}-\x{10CF2}",
+    r"\x{118A0}-\x{118DF}\x{1E900}-\x{1E943}]+",
 );
 
 fn regex(patterns: &[&str]) -> Regex {
@@ -82,12 +82,12 @@ fn regex(patterns: &[&str]) -> Regex {
 
 /// A step whose expression matches no bare white space.
 fn cut(pattern: &str) -> Step {
-    Step::Cut(regex(&[pattern]))
+    Step::Cut(pattern.to_owned(), regex(&[pattern]))
 }
 
 /// A step that ends in `|\s+(?!\S)|\s+`.
 fn cut_spaces(pattern: &str) -> Step {
-    Step::CutSpaces(regex(&[pattern, r"\s+"]))
+    Step::CutSpaces(pattern.to_owned(), regex(&[pattern, r"\s+"]))
 }
 
 /// `CASED` with `suffix` behind each of its two alternatives.
@@ -286,6 +286,17 @@ impl PreTokenizer {
         Ok((PreTokenizer { steps }, traits))
     }
 
+    /// The expressions that cut as the steps do, one after another, for engines with look-ahead.
+    pub(crate) fn expressions(&self) -> Vec<String> {
+        let expression = |step: &Step| match step {
+            Step::Cut(pattern, _) => pattern.clone(),
+            Step::CutSpaces(pattern, _) => format!(r"{pattern}|\s+(?!\S)|\s+"),
+            Step::DigitsFromRight => r"\p{N}{1,3}(?=(?:\p{N}{3})*(?!\p{N}))".to_owned(),
+            Step::Lines => r"[^\n]+|\n+".to_owned(),
+        };
+        self.steps.iter().map(expression).collect()
+    }
+
     /// Calls `word` with the pieces of `text`, in order; together they are the text.
     pub(crate) fn words(&self, text: &str, word: &mut dyn FnMut(&str)) {
         run(&self.steps, text, word);
@@ -300,8 +311,8 @@ fn run(steps: &[Step], text: &str, word: &mut dyn FnMut(&str)) {
         return word(text);
     };
     match step {
-        Step::Cut(regex) | Step::CutSpaces(regex) => {
-            let spaces = matches!(step, Step::CutSpaces(_));
+        Step::Cut(_, regex) | Step::CutSpaces(_, regex) => {
+            let spaces = matches!(step, Step::CutSpaces(..));
             let mut done = 0; // pieces end here
             let mut at = 0; // the search goes on from here
             while at < text.len() {
@@ -359,7 +370,6 @@ fn groups(text: &str, class: impl Fn(char) -> bool, mut piece: impl FnMut(&str, 
 }
 
 /// Every name that [`PreTokenizer::named`] knows.
-#[cfg(test)]
 pub(crate) const NAMES: &[&str] = &[
     "default",
     "llama3",

@@ -8,7 +8,7 @@ use std::sync::OnceLock;
 use crate::bpe::Bpe;
 use crate::hf::HuggingFace;
 use crate::index::TextIndex;
-use crate::matcher::Matcher;
+use crate::matcher::{Matcher, Overlapping};
 use crate::normalize::Normalizer;
 use crate::pretokenize::PreTokenizer;
 use crate::spm::{ByteTokens, Spm, byte_of};
@@ -47,6 +47,8 @@ pub struct Tokenizer {
     strip: [HashSet<u32>; 2],
     /// Finds user-defined tokens, and those and all special ones.
     matchers: [OnceLock<Option<Matcher>>; 2],
+    /// Finds special tokens wherever they stand, overlapping ones too.
+    control: OnceLock<Option<Overlapping>>,
 }
 
 enum Engine {
@@ -115,7 +117,15 @@ impl Tokenizer {
 
     fn assemble(vocab: Vocabulary, engine: Engine, index: TextIndex, eog: Vec<u32>) -> Self {
         let strip = [&vocab.lstrip, &vocab.rstrip].map(|ids| ids.iter().copied().collect());
-        Tokenizer { vocab, engine, index, eog, strip, matchers: Default::default() }
+        Tokenizer {
+            vocab,
+            engine,
+            index,
+            eog,
+            strip,
+            matchers: Default::default(),
+            control: OnceLock::new(),
+        }
     }
 
     /// Reads the vocabulary of a model: a folder, a `tokenizer.json`, a `tokenizer.model`, a
@@ -265,6 +275,37 @@ impl Tokenizer {
     /// Where user-defined and special tokens are written in `text`.
     pub(crate) fn find_special(&self, text: &str) -> Vec<(std::ops::Range<usize>, u32)> {
         self.matcher(true).map(|m| m.find(text).collect()).unwrap_or_default()
+    }
+
+    /// Where `text` must be cut so that no special token is found in it, nor across its borders.
+    pub(crate) fn control_cuts(&self, text: &str) -> Vec<usize> {
+        let Some(matcher) = self.special_matcher() else { return Vec::new() };
+        let after_first = |at: usize| at + text[at..].chars().next().map_or(0, char::len_utf8);
+        let mut cuts: Vec<usize> =
+            matcher.find_overlapping(text).map(|range| after_first(range.start)).collect();
+        // Templates trim: the borders are those of what remains.
+        let start = text.len() - text.trim_start().len();
+        let trimmed = text.trim();
+        let end = start + trimmed.len();
+        if matcher.ends_within(trimmed) {
+            cuts.push(end);
+        }
+        if matcher.begins_within(trimmed) {
+            cuts.push(start);
+        }
+        cuts
+    }
+
+    fn special_matcher(&self) -> Option<&Overlapping> {
+        let v = &self.vocab;
+        self.control
+            .get_or_init(|| {
+                let special = |id: &u32| v.kind(*id).is_special();
+                Overlapping::new(
+                    (0..v.tokens.len() as u32).filter(special).map(|id| &v.tokens[id as usize][..]),
+                )
+            })
+            .as_ref()
     }
 
     /// The text of `ids`.
