@@ -85,9 +85,9 @@ impl Op for ExpMinus<'_> {
         last[..rest.len()].copy_from_slice(rest);
         let v = math::exp(s, s.sub(s.load_f(&last), max));
         s.store_f(v, &mut last);
-        for i in 0..rest.len() {
-            rest[i] = last[i];
-            lanes[i] += f64::from(last[i]);
+        rest.copy_from_slice(&last[..rest.len()]);
+        for (lane, v) in lanes.iter_mut().zip(rest) {
+            *lane += f64::from(*v);
         }
         lanes.iter().sum()
     }

@@ -1,4 +1,5 @@
-//! f32 products: f32, f16 and bf16 weights widened in a panel, block types decoded first.
+//! f32 products: f32, f16 and bf16 weights widened in a panel, block types and f64 decoded
+//! first.
 //!
 //! Per output: a fused multiply-add for each k within a span of 64, from zero; spans added up in
 //! order.
@@ -27,7 +28,7 @@ impl Default for FloatGroup {
 
 /// `Ok` if weights of this type can be multiplied.
 pub(crate) fn check_dtype(dtype: DType) -> Result<(), KernelError> {
-    if is_plain(dtype) || dtype.is_quantized() {
+    if dtype.is_float() || dtype.is_quantized() {
         Ok(())
     } else {
         Err(KernelError::UnsupportedDType { what: "weights", dtype })
@@ -41,7 +42,7 @@ pub(crate) fn is_plain(dtype: DType) -> bool {
 
 pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
     let out = &DisjointMut::new(out);
-    job.for_pieces(pool, |piece| dispatch(job.isa, FloatPiece { job, piece, out }));
+    job.for_pieces(pool, 128, |piece| dispatch(job.isa, FloatPiece { job, piece, out }));
 }
 
 struct FloatPiece<'a> {
@@ -72,7 +73,8 @@ impl Op for FloatPiece<'_> {
                     let span = SPAN.min(job.cols - k0);
                     for (g, group) in groups.iter_mut().enumerate() {
                         let row = row0 + g * LANES;
-                        let tile = job.source.tile(row, k0 * size, span * size, &mut scratch.pad);
+                        let (at, bytes) = (k0 * size, span * size);
+                        let tile = job.source.tile(row, at, bytes, &mut scratch.pad);
                         unpack(s, job.dtype, tile, group);
                     }
                     sweep(s, groups, span, &x[k0..], job.cols, m, sums, PANEL_GROUPS);

@@ -7,8 +7,8 @@
 //! order that depends on the format alone: a row's result is the same alone, in a batch, and for
 //! any number of threads, and prefill and decode share their arithmetic.
 //!
-//! Two families: [`float`] for f32 products (plain types, and any block type by decoding), and
-//! [`int8`] for block types times activations rounded to int8.
+//! Two families: `float` for f32 products (plain types, and any block type by decoding), and
+//! `int8` for block types times activations rounded to int8.
 
 pub(crate) mod float;
 mod int8;
@@ -137,19 +137,20 @@ struct Piece {
 }
 
 impl Job<'_> {
-    /// Cuts the product into pieces and runs `body` for each on the pool. The cut depends on the
-    /// number of threads; results do not depend on the cut.
-    fn for_pieces(&self, pool: &ThreadPool, body: impl Fn(Piece) + Sync) {
-        const MAX_ACTS: usize = 256;
+    /// Cuts the product into pieces of at most `max_acts` activation rows, which should stay in
+    /// the second-level cache while weights go by, and runs `body` for each on the pool. The cut
+    /// depends on the number of threads; results do not depend on the cut.
+    fn for_pieces(&self, pool: &ThreadPool, max_acts: usize, body: impl Fn(Piece) + Sync) {
         let (rows, m) = (self.source.rows, self.m);
-        let spans = m.div_ceil(MAX_ACTS);
+        let spans = m.div_ceil(max_acts);
         let acts = m.div_ceil(spans);
         // Enough pieces that threads finish together.
         let wanted = if pool.threads() == 1 { 1 } else { 4 * pool.threads() };
         let panel =
             [64, 32, 16].into_iter().find(|p| rows.div_ceil(*p) * spans >= wanted).unwrap_or(16);
-        pool.run(rows.div_ceil(panel) * spans, |i| {
-            let (row, act) = (i / spans * panel, i % spans * acts);
+        let panels = rows.div_ceil(panel);
+        pool.run(panels * spans, |i| {
+            let (row, act) = (i % panels * panel, i / panels * acts);
             body(Piece { rows: row..rows.min(row + panel), acts: act.min(m)..m.min(act + acts) });
         });
     }

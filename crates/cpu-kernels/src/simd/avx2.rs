@@ -105,17 +105,20 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     #[inline(always)]
     fn shl(self, a: I, n: u32) -> I {
         // A count known once inlined: LLVM picks the immediate form.
-        both!(|a| _mm256_sllv_epi32(a, _mm256_set1_epi32(n as i32)), a)
+        let n = self.splat_i(n as i32);
+        both!(_mm256_sllv_epi32, a, n)
     }
     #[inline(always)]
     fn shr(self, a: I, n: u32) -> I {
         // A count known once inlined: LLVM picks the immediate form.
-        both!(|a| _mm256_srlv_epi32(a, _mm256_set1_epi32(n as i32)), a)
+        let n = self.splat_i(n as i32);
+        both!(_mm256_srlv_epi32, a, n)
     }
     #[inline(always)]
     fn sar(self, a: I, n: u32) -> I {
         // A count known once inlined: LLVM picks the immediate form.
-        both!(|a| _mm256_srav_epi32(a, _mm256_set1_epi32(n as i32)), a)
+        let n = self.splat_i(n as i32);
+        both!(_mm256_srav_epi32, a, n)
     }
     #[inline(always)]
     fn look_up(self, table: &[u8; 16], index: I) -> I {
@@ -134,27 +137,9 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                     _mm256_dpbusd_avx_epi32(acc[1], w[1], a[1]),
                 ]
             } else if WIDE {
-                // Two products of up to 255 * 127 would saturate 16 bits: even and odd bytes
-                // apart, each exact in 16 bits, and added in 32.
-                let one = |acc: __m256i, w: __m256i, a: __m256i| {
-                    let low = _mm256_set1_epi16(0xff);
-                    let even = _mm256_madd_epi16(
-                        _mm256_and_si256(w, low),
-                        _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a)),
-                    );
-                    let odd =
-                        _mm256_madd_epi16(_mm256_srli_epi16::<8>(w), _mm256_srai_epi16::<8>(a));
-                    _mm256_add_epi32(acc, _mm256_add_epi32(even, odd))
-                };
-                [one(acc[0], w[0], a[0]), one(acc[1], w[1], a[1])]
+                [dot_wide(acc[0], w[0], a[0]), dot_wide(acc[1], w[1], a[1])]
             } else {
-                let one = |acc: __m256i, w: __m256i, a: __m256i| {
-                    // At most 2 * 127 * 127: no saturation.
-                    let pairs = _mm256_maddubs_epi16(w, a);
-                    let sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
-                    _mm256_add_epi32(acc, sums)
-                };
-                [one(acc[0], w[0], a[0]), one(acc[1], w[1], a[1])]
+                [dot_narrow(acc[0], w[0], a[0]), dot_narrow(acc[1], w[1], a[1])]
             }
         }
     }
@@ -221,20 +206,16 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
     #[inline(always)]
     fn f16_pair(self, v: I) -> [F; 2] {
+        let low = self.and(v, self.splat_i(0xffff));
+        let high = self.shr(v, 16);
         // SAFETY: `self` proves AVX2 and F16C.
         unsafe {
-            let low = _mm256_set1_epi32(0xffff);
-            // 8 lanes of 16 bits in the low halves, packed in the order of the lanes.
-            let pack = |v: __m256i| {
-                let v = _mm256_packus_epi32(v, v);
-                _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b1000>(v))
-            };
-            let lows = |v: __m256i| _mm256_cvtph_ps(pack(_mm256_and_si256(v, low)));
-            let highs = |v: __m256i| _mm256_cvtph_ps(pack(_mm256_srli_epi32::<16>(v)));
-            [[lows(v[0]), lows(v[1])], [highs(v[0]), highs(v[1])]]
+            [
+                [_mm256_cvtph_ps(pack(low[0])), _mm256_cvtph_ps(pack(low[1]))],
+                [_mm256_cvtph_ps(pack(high[0])), _mm256_cvtph_ps(pack(high[1]))],
+            ]
         }
     }
-
     #[inline(always)]
     fn widen_f16(self, from: &[u8; 32]) -> F {
         let p = from.as_ptr().cast::<__m128i>();
@@ -258,24 +239,9 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     fn load_4(self, tile: Tile<'_>, at: usize) -> [I; 4] {
         let (start, stride) = tile.pointer(at, 16);
         // SAFETY: `Tile` holds 16 bytes at `at` of each of 16 rows; `self` proves AVX2.
-        unsafe {
-            let row = |r: usize| _mm_loadu_si128(start.add(r * stride).cast());
-            let rows =
-                |r: usize| _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(row(r)), row(r + 4));
-            let half = |r: usize| {
-                let (a, b, c, d) = (rows(r), rows(r + 1), rows(r + 2), rows(r + 3));
-                let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
-                let (ab2, cd2) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
-                [
-                    _mm256_unpacklo_epi64(ab, cd),
-                    _mm256_unpackhi_epi64(ab, cd),
-                    _mm256_unpacklo_epi64(ab2, cd2),
-                    _mm256_unpackhi_epi64(ab2, cd2),
-                ]
-            };
-            let (x, y) = (half(0), half(8));
-            [[x[0], y[0]], [x[1], y[1]], [x[2], y[2]], [x[3], y[3]]]
-        }
+        let (x, y) =
+            unsafe { (transposed_8(start, stride), transposed_8(start.add(8 * stride), stride)) };
+        [[x[0], y[0]], [x[1], y[1]], [x[2], y[2]], [x[3], y[3]]]
     }
     #[inline(always)]
     fn load_1(self, tile: Tile<'_>, at: usize) -> I {
@@ -290,5 +256,86 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                 _mm256_i32gather_epi32::<1>(start.add(8 * stride).cast(), offsets),
             ]
         }
+    }
+}
+
+// Parts of the methods above. Always inlined into them, and no closures, which might not be: a
+// function compiled without the instructions would call each of them.
+
+/// Sums of four products. Two of up to 255 * 127 would saturate 16 bits: even and odd bytes go
+/// apart, each exact in 16 bits, and are added in 32.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn dot_wide(acc: __m256i, w: __m256i, a: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let even_w = _mm256_and_si256(w, _mm256_set1_epi16(0xff));
+        let even_a = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a));
+        let even = _mm256_madd_epi16(even_w, even_a);
+        let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(w), _mm256_srai_epi16::<8>(a));
+        _mm256_add_epi32(acc, _mm256_add_epi32(even, odd))
+    }
+}
+
+/// Sums of four products for weights of at most 127: pairs are at most 2 * 127 * 127.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn dot_narrow(acc: __m256i, w: __m256i, a: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let pairs = _mm256_maddubs_epi16(w, a);
+        _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+    }
+}
+
+/// The low halves of 8 lanes whose high halves are zero, in order.
+///
+/// # Safety
+/// The processor has AVX2.
+#[inline(always)]
+unsafe fn pack(v: __m256i) -> __m128i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let v = _mm256_packus_epi32(v, v);
+        _mm256_castsi256_si128(_mm256_permute4x64_epi64::<0b1000>(v))
+    }
+}
+
+/// 16 bytes of row `r` below, and of row `r + 4` above.
+///
+/// # Safety
+/// The processor has AVX2; 16 bytes are readable in both rows.
+#[inline(always)]
+unsafe fn two_rows(start: *const u8, stride: usize, r: usize) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let low = _mm_loadu_si128(start.add(r * stride).cast());
+        let high = _mm_loadu_si128(start.add((r + 4) * stride).cast());
+        _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
+    }
+}
+
+/// 16 bytes of 8 rows, as four lines of 8 lanes.
+///
+/// # Safety
+/// The processor has AVX2; 16 bytes are readable in each row.
+#[inline(always)]
+unsafe fn transposed_8(start: *const u8, stride: usize) -> [__m256i; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let (a, b) = (two_rows(start, stride, 0), two_rows(start, stride, 1));
+        let (c, d) = (two_rows(start, stride, 2), two_rows(start, stride, 3));
+        let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+        let (ab2, cd2) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+        [
+            _mm256_unpacklo_epi64(ab, cd),
+            _mm256_unpackhi_epi64(ab, cd),
+            _mm256_unpacklo_epi64(ab2, cd2),
+            _mm256_unpackhi_epi64(ab2, cd2),
+        ]
     }
 }

@@ -107,3 +107,6 @@ pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
 pub(crate) fn check(isa: Isa) -> Result<(), KernelError> {
     if isa.is_supported() { Ok(()) } else { Err(KernelError::UnsupportedIsa { isa }) }
 }
+
+#[cfg(test)]
+mod tests;

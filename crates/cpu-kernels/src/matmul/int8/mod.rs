@@ -84,7 +84,7 @@ pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) -> bool {
 fn run_format<F: Format>(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
     let out = &DisjointMut::new(out);
     let acts = &*activations::quantize::<F>(pool, job);
-    job.for_pieces(pool, |piece| {
+    job.for_pieces(pool, 256, |piece| {
         dispatch(job.isa, Int8Piece { job, acts, piece, out, format: PhantomData::<F> });
     });
 }
@@ -117,7 +117,8 @@ impl<F: Format> Op for Int8Piece<'_, F> {
             for (g, group) in groups.iter_mut().enumerate() {
                 let row = piece.rows.start + g * LANES;
                 let (at, bytes) = (k0 / len * size, span / len * size);
-                F::unpack(s, job.source.tile(row, at, bytes, &mut scratch.pad), group);
+                let tile = job.source.tile(row, at, bytes, &mut scratch.pad);
+                F::unpack(s, tile, group);
             }
             sweep::sweep::<S, F>(s, groups, span / F::SUB, &acts[piece.acts.clone()], sums);
         }

@@ -1,0 +1,97 @@
+//! Products per type for one activation row (weights from memory) and for 128 (weights in cache),
+//! and attention for one row and for a chunk of a prompt. Throughput is in weights times rows, or
+//! in positions times heads, a second. `INFINITY_ISA` and `INFINITY_THREADS` choose the path.
+
+use blocks::DType;
+use cpu_kernels::attention::{AttentionConfig, KvRun, QueryRow, attention};
+use cpu_kernels::matmul::{Activations, Weight, matmul};
+use cpu_kernels::{Isa, ThreadPool};
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use std::hint::black_box;
+
+const TYPES: &[DType] = &[
+    DType::F32,
+    DType::F16,
+    DType::BF16,
+    DType::Q8_0,
+    DType::Q4_0,
+    DType::Q5_0,
+    DType::Q2_K,
+    DType::Q3_K,
+    DType::Q4_K,
+    DType::Q5_K,
+    DType::Q6_K,
+    DType::IQ4_XS,
+    DType::IQ2_XXS,
+];
+
+fn noise(n: usize) -> Vec<f32> {
+    let mut state = 1u32;
+    let mut next = || {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 8) as f32 / (1 << 23) as f32 - 1.0
+    };
+    (0..n).map(|_| next()).collect()
+}
+
+/// Ordinary numbers in plain types (subnormal ones would be slow); in blocks, bytes below 64, so
+/// that no scale is infinite.
+fn weights(dtype: DType, rows: usize, cols: usize) -> Vec<u8> {
+    let n = dtype.bytes_for(rows * cols).expect("whole blocks");
+    if dtype.is_float() {
+        let mut bytes = vec![0; n];
+        blocks::encode(dtype, &noise(rows * cols), cols, None, &mut bytes).expect("plain type");
+        return bytes;
+    }
+    (0..n).map(|i| (i.wrapping_mul(2_654_435_761) >> 16) as u8 & 0x3f).collect()
+}
+
+fn products(c: &mut Criterion) {
+    let (pool, isa) = (ThreadPool::global(), Isa::active());
+    for (m, bytes) in [(1, 400 << 20), (128, 4 << 20)] {
+        let mut group = c.benchmark_group(format!("matmul {isa} {} threads m {m}", pool.threads()));
+        for &dtype in TYPES {
+            let cols = 2048;
+            let rows = bytes / dtype.bytes_for(cols).expect("whole blocks") / 64 * 64;
+            let data = weights(dtype, rows, cols);
+            let w = Weight { dtype, rows, cols, bytes: &data };
+            let x = noise(m * cols);
+            let mut out = vec![0.0; m * rows];
+            group.throughput(Throughput::Elements((m * rows * cols) as u64));
+            group.bench_function(BenchmarkId::from_parameter(dtype), |b| {
+                b.iter(|| matmul(pool, isa, &w, black_box(&x), Activations::Int8, &mut out));
+            });
+        }
+        group.finish();
+    }
+}
+
+fn attentions(c: &mut Criterion) {
+    let (pool, isa) = (ThreadPool::global(), Isa::active());
+    let cfg = AttentionConfig {
+        n_heads: 32,
+        n_kv_heads: 4,
+        head_dim: 64,
+        scale: 0.125,
+        softcap: None,
+        kv_dtype: DType::F16,
+    };
+    let mut group = c.benchmark_group(format!("attention {isa} {} threads", pool.threads()));
+    for (n_rows, len) in [(1, 4096), (128, 1024)] {
+        let kv = weights(DType::F16, len, 4 * 64);
+        let runs = [KvRun { keys: &kv, values: &kv, len }];
+        let rows: Vec<QueryRow<'_>> = (0..n_rows)
+            .map(|i| QueryRow { runs: &runs, from: 0, to: len - n_rows + 1 + i })
+            .collect();
+        let q = noise(n_rows * 32 * 64);
+        let mut out = vec![0.0; q.len()];
+        group.throughput(Throughput::Elements((n_rows * len * 32) as u64));
+        group.bench_function(format!("{n_rows} rows, {len} positions"), |b| {
+            b.iter(|| attention(pool, isa, &cfg, black_box(&q), &rows, &mut out));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, products, attentions);
+criterion_main!(benches);
