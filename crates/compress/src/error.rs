@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use blocks::DType;
 
-/// Why a model was not compressed. Nothing is left behind under the output's name.
+/// Why a model was not converted or compressed. Nothing is left behind under the output's name.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -56,4 +56,62 @@ pub enum Error {
         /// Its type.
         dtype: DType,
     },
+    /// The model cannot be read.
+    #[error(transparent)]
+    Model(#[from] model::Error),
+    /// The tokenizer cannot be read.
+    #[error(transparent)]
+    Tokenizer(#[from] tokenizer::Error),
+    /// A tensor cannot be used.
+    #[error(transparent)]
+    Tensor(#[from] tensor::Error),
+    /// A file cannot be read or written.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The output is there already.
+    #[error("{path} is there already; remove it or name another output")]
+    OutputExists {
+        /// The output.
+        path: PathBuf,
+    },
+    /// A type that a checkpoint cannot be converted to.
+    #[error(
+        "cannot convert to {dtype}: choose F32, F16 or BF16, and quantize the result for other types"
+    )]
+    OutputType {
+        /// The type.
+        dtype: DType,
+    },
+    /// The vocabulary is larger than the model's.
+    #[error("the tokenizer has {tokens} tokens, the model only {rows}")]
+    Vocabulary {
+        /// Tokens of the tokenizer.
+        tokens: usize,
+        /// Rows of the token embedding.
+        rows: usize,
+    },
+    /// The caller asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+impl Error {
+    /// Names the tensor with which something was wrong.
+    pub(crate) fn quantize(tensor: &str) -> impl Fn(quant_core::QuantError) -> Error + '_ {
+        move |source| match source {
+            quant_core::QuantError::Cancelled => Error::Cancelled,
+            source => Error::Quantize { tensor: tensor.to_owned(), source },
+        }
+    }
+
+    /// Names the file with which something was wrong.
+    pub(crate) fn io(path: impl Into<PathBuf>) -> impl FnOnce(std::io::Error) -> Error {
+        let path = path.into();
+        move |source| Error::Io { path, source }
+    }
 }

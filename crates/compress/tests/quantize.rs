@@ -25,7 +25,10 @@ fn files_are_those_of_llama_quantize() {
             });
         let made = Gguf::open(&out).unwrap();
         let reference = Gguf::open(folder.join(format!("bard-{name}.gguf"))).unwrap();
-        assert_eq!(done.unwrap().bytes_after(), made.tensors().iter().map(|t| t.size).sum());
+        assert_eq!(
+            done.unwrap().bytes_after(),
+            made.tensors().iter().map(|t| t.size).sum::<usize>()
+        );
         assert_eq!(made.tensors().len(), reference.tensors().len());
         for t in reference.tensors() {
             let ours = made.tensor(&t.name).unwrap();

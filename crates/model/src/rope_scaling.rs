@@ -133,11 +133,11 @@ fn yarn_ramp(
 }
 
 /// YaRN's attention factor for an extension by `factor` (section 3.4), its logarithm weighted.
-pub(crate) fn yarn_magnitude(factor: f64, weight: f64) -> f64 {
+pub fn yarn_magnitude(factor: f64, weight: f64) -> f64 {
     if factor <= 1.0 { 1.0 } else { 0.1 * weight * factor.ln() + 1.0 }
 }
 
 /// LongRoPE's attention factor for an extension by `factor` beyond `original_context`.
-pub(crate) fn longrope_magnitude(factor: f64, original_context: usize) -> f64 {
+pub fn longrope_magnitude(factor: f64, original_context: usize) -> f64 {
     if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / (original_context as f64).ln()).sqrt() }
 }

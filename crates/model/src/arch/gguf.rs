@@ -185,7 +185,6 @@ fn rotary_decoder(arch: Arch, k: &Keys<'_>) -> Result<DecoderConfig, Error> {
     let (vocab_size, _) = k.vocabulary()?;
     let intermediate_size = k.required("feed_forward_length", MAX_COUNT)?;
     let windows = windows(arch, k, n_layers)?;
-    let default = if gemma { Activation::GeluTanh } else { Activation::Silu };
     let softcap = |name: &str| if gemma { k.positive(name) } else { Ok(None) };
     Ok(DecoderConfig {
         architecture: arch.gguf_name().to_owned(),
@@ -206,7 +205,10 @@ fn rotary_decoder(arch: Arch, k: &Keys<'_>) -> Result<DecoderConfig, Error> {
         block: if gemma { BlockLayout::Sandwich } else { BlockLayout::PreNorm },
         position: position(arch, k, head_dim, context_length, &windows)?,
         qk_norm: matches!(arch, Arch::Qwen3 | Arch::Qwen3Moe | Arch::Gemma3),
-        feed_forward: FeedForward { activation: k.activation(default)?, gated: true },
+        feed_forward: FeedForward {
+            activation: k.activation(default_activation(arch))?,
+            gated: true,
+        },
         experts: experts(k, n_layers, intermediate_size)?,
         attention_scale: match k.positive("attention.scale")? {
             Some(scale) => scale,
@@ -223,18 +225,23 @@ fn rotary_decoder(arch: Arch, k: &Keys<'_>) -> Result<DecoderConfig, Error> {
 }
 
 /// The scale that llama.cpp assumes: the 27 B models of Gemma divide by the width by heads.
-pub(crate) fn default_scale(
-    arch: Arch,
-    n_layers: usize,
-    width_by_heads: usize,
-    head_dim: usize,
-) -> f32 {
+pub fn default_scale(arch: Arch, n_layers: usize, width_by_heads: usize, head_dim: usize) -> f32 {
     let big = matches!((arch, n_layers), (Arch::Gemma2, 46) | (Arch::Gemma3, 62));
     (if big { width_by_heads } else { head_dim } as f64).powf(-0.5) as f32
 }
 
-/// Whether the layers of an architecture have windows where the file has no pattern.
-pub(crate) fn default_pattern(arch: Arch, layer: usize) -> bool {
+/// The activation that llama.cpp assumes, but for BERT's, which is the exact one.
+pub fn default_activation(arch: Arch) -> Activation {
+    match arch {
+        Arch::Gemma2 | Arch::Gemma3 | Arch::Gpt2 => Activation::GeluTanh,
+        Arch::Opt => Activation::Relu,
+        Arch::Bert => Activation::GeluErf,
+        _ => Activation::Silu,
+    }
+}
+
+/// Whether a layer of an architecture with windows has one where the file has no pattern.
+pub fn default_pattern(arch: Arch, layer: usize) -> bool {
     match arch {
         Arch::Gemma2 => layer.is_multiple_of(2),
         Arch::Gemma3 => !(layer + 1).is_multiple_of(6),
@@ -410,8 +417,7 @@ fn learned(arch: Arch, k: &Keys<'_>) -> Result<DecoderConfig, Error> {
     let (vocab_size, width) = k.vocabulary()?;
     let eps = k.eps("attention.layer_norm_epsilon")?;
     let opt = arch == Arch::Opt;
-    let default = if opt { Activation::Relu } else { Activation::GeluTanh };
-    let activation = k.activation(default)?;
+    let activation = k.activation(default_activation(arch))?;
     let common = learned_decoder(arch, hidden_size, n_layers, n_heads, head_dim, eps, activation);
     let before = !opt || k.optional("do_layer_norm_before")?.unwrap_or(true);
     Ok(DecoderConfig {
@@ -444,6 +450,6 @@ fn bert(k: &Keys<'_>) -> Result<EncoderConfig, Error> {
         intermediate_size: k.required("feed_forward_length", MAX_COUNT)?,
         context_length: k.required("context_length", MAX_COUNT)?,
         norm_eps: k.eps("attention.layer_norm_epsilon")?,
-        activation: k.activation(Activation::GeluErf)?,
+        activation: k.activation(default_activation(Arch::Bert))?,
     })
 }

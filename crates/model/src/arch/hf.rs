@@ -255,15 +255,31 @@ fn activation(p: &Params<'_>, key: &str, default: Activation) -> Result<Activati
     }
 }
 
+/// Activations and what transformers calls them; the first name of each is the one to write.
+const ACTIVATIONS: &[(&str, Activation)] = &[
+    ("silu", Activation::Silu),
+    ("swish", Activation::Silu),
+    ("gelu", Activation::GeluErf),
+    ("gelu_pytorch_tanh", Activation::GeluTanh),
+    ("gelu_new", Activation::GeluTanh),
+    ("gelu_fast", Activation::GeluTanh),
+    ("quick_gelu", Activation::GeluQuick),
+    ("relu", Activation::Relu),
+    ("relu2", Activation::ReluSquared),
+];
+
 /// The activation that transformers calls by this name.
 pub(crate) fn parse_activation(key: &str, name: &str) -> Result<Activation, Error> {
-    match name {
-        "silu" | "swish" => Ok(Activation::Silu),
-        "gelu" => Ok(Activation::GeluErf),
-        "gelu_new" | "gelu_pytorch_tanh" | "gelu_fast" => Ok(Activation::GeluTanh),
-        "relu" => Ok(Activation::Relu),
-        _ => Err(invalid(key, name, "silu, gelu, gelu_new, gelu_pytorch_tanh or relu")),
-    }
+    let found = ACTIVATIONS.iter().find(|(n, _)| *n == name).map(|&(_, a)| a);
+    found.ok_or_else(|| {
+        let known: Vec<_> = ACTIVATIONS.iter().map(|&(n, _)| n).collect();
+        invalid(key, name, format!("one of {}", known.join(", ")))
+    })
+}
+
+/// What transformers calls an activation; `None` if it has no name for it.
+pub fn activation_name(activation: Activation) -> Option<&'static str> {
+    ACTIVATIONS.iter().find(|(_, a)| *a == activation).map(|&(name, _)| name)
 }
 
 /// The window of each layer, and whether the model has windows at all.
