@@ -117,6 +117,7 @@ impl Args {
         }) {
             bail!("{q} is not available yet: calibrated formats come with a later version");
         }
+        crate::variants::parse(&self.quants)?;
         // The model is not known yet, and any context is within some model's.
         self.protocols(usize::MAX)?;
         self.report_kind().map(drop)
