@@ -8,7 +8,7 @@ use model::weights::HfModel;
 use quant_core::{FileType, Work};
 use serde_json::Value;
 use tensor::{DType, Tensor};
-use tokenizer::{TokenType, Tokenizer, Vocabulary};
+use tokenizer::Tokenizer;
 
 use super::config_json::TOKEN_KEYS;
 use super::layout::{Direction, Layout, gguf_dtype};
@@ -136,21 +136,14 @@ fn vocabulary(model: &HfModel, meta: &mut Metadata, notes: &mut Vec<String>) -> 
         }
         Err(e) => return Err(e.into()),
     };
-    let mut vocabulary: Vocabulary = tokenizer.vocabulary().clone();
-    let tokens = vocabulary.tokens.len();
-    if tokens > rows {
-        return Err(Error::Vocabulary { tokens, rows });
-    }
+    let tokens = tokenizer.vocab_size();
     if tokens < rows {
         notes.push(format!("{} tokens [PADn] fill the vocabulary up to {rows}", rows - tokens));
     }
-    for i in tokens..rows {
-        vocabulary.tokens.push(format!("[PAD{i}]").into_bytes());
-        vocabulary.types.push(TokenType::Unused);
-        if !vocabulary.scores.is_empty() {
-            vocabulary.scores.push(-10_000.0);
-        }
+    if tokens > rows {
+        notes.push(format!("{} tokens beyond the model's {rows} are left out", tokens - rows));
     }
+    let vocabulary = tokenizer.to_gguf_vocabulary(Some(rows))?;
     vocabulary.write_gguf(meta);
     Ok(())
 }
