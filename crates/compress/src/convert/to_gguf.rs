@@ -1,5 +1,6 @@
 //! A Hugging Face folder to a GGUF file.
 
+use std::collections::HashSet;
 use std::path::Path;
 
 use gguf::{Builder, Metadata};
@@ -11,7 +12,7 @@ use tensor::{DType, Tensor};
 use tokenizer::Tokenizer;
 
 use super::config_json::TOKEN_KEYS;
-use super::layout::{Direction, Layout, gguf_dtype};
+use super::layout::{Direction, Layout, check_complete, gguf_dtype};
 use super::{Options, Report, metadata, output_type};
 use crate::{Error, Progress, Step};
 
@@ -35,6 +36,8 @@ pub fn hf_to_gguf(
     let model = HfModel::open(folder)?;
     let (arch, config) = (model.arch(), model.config());
     let names = model.names();
+    let known: HashSet<&str> = names.iter().map(String::as_str).collect();
+    check_complete(arch, config, |name| known.contains(name))?;
     let mut notes = Vec::new();
     for unused in model.unused() {
         tracing::debug!("{unused} is not used by {}", arch.gguf_name());

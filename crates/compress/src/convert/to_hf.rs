@@ -16,7 +16,7 @@ use tensor::{DType, Tensor};
 use tokenizer::Vocabulary;
 
 use super::config_json::{self, Facts, TOKEN_KEYS};
-use super::layout::{Direction, Layout};
+use super::layout::{Direction, Layout, check_complete};
 use super::shards::{Declared, SHARD_BYTES, Shards, write_json};
 use super::{Options, Report, output_type};
 use crate::{Error, Progress, Step};
@@ -71,6 +71,7 @@ fn to_hf(
     let model = GgufModel::open(file)?;
     let mut report = Report::default();
     let dtype = output_type(options, stored_type(&model))?;
+    check_complete(model.arch(), model.config(), |name| model.file().tensor(name).is_some())?;
     let plans = plans(&model, &mut report.notes);
     let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();
@@ -136,7 +137,11 @@ fn plans(model: &GgufModel, notes: &mut Vec<String>) -> Vec<Plan> {
             let line = names.find(name.with_kind(fused))?;
             let rest: Vec<String> = rest.iter().map(|k| name.with_kind(k).to_string()).collect();
             for other in &rest {
-                shape[0] += model.file().tensor(other)?.shape[0];
+                let other = &model.file().tensor(other)?.shape;
+                if other.get(1..) != shape.get(1..) {
+                    return None;
+                }
+                shape[0] += other[0];
             }
             part = Part::Fused(rest);
             Some((name, line))
