@@ -44,7 +44,7 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
     let bytes: Vec<u8> = tokens.iter().flat_map(|t| t.to_le_bytes()).collect();
     std::fs::write(workspace.file("tokens"), bytes)?;
 
-    let variants = Variants::new(model, &workspace, args.threads)?;
+    let variants = Variants::new(model, &workspace, args)?;
     for &format in &formats {
         variants.check(format)?;
     }

@@ -5,9 +5,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use compress::QuantizeOptions;
+use compress::convert::Options;
 use gguf::Gguf;
 use quant_core::FileType;
 
+use crate::args::Args;
 use crate::run::{progress_bar, same_file};
 use crate::workspace::Workspace;
 
@@ -29,7 +31,7 @@ pub(crate) struct Variants<'a> {
     source_type: Option<FileType>,
     base: Variant,
     base_type: Option<FileType>,
-    threads: usize,
+    options: QuantizeOptions,
 }
 
 /// Reads the names of formats: llama.cpp's, and `fp16` and `fp32`.
@@ -55,14 +57,16 @@ pub(crate) fn parse(names: &[String]) -> Result<Vec<FileType>> {
 impl<'a> Variants<'a> {
     /// Opens the model and makes its f16 base where it is not f16 itself. A model that is quantized
     /// already is its own base.
-    pub(crate) fn new(
-        model: &Path,
-        workspace: &'a Workspace,
-        threads: Option<u16>,
-    ) -> Result<Self> {
-        let threads = threads.map_or(0, usize::from);
+    pub(crate) fn new(model: &Path, workspace: &'a Workspace, args: &Args) -> Result<Self> {
+        let options = QuantizeOptions {
+            threads: args.threads.map_or(0, usize::from),
+            allow_requantize: args.allow_requantize,
+            ..Default::default()
+        };
         let path = if model.is_dir() {
-            convert(model, &workspace.file("base.gguf"), threads)?
+            let path = workspace.file("model.gguf");
+            convert(model, &path, options.threads)?;
+            path
         } else {
             model.to_owned()
         };
@@ -75,10 +79,10 @@ impl<'a> Variants<'a> {
             (base(name, path), source_type)
         } else {
             let path = workspace.file("base-F16.gguf");
-            quantize(&source, &path, FileType::F16, threads)?;
+            quantize(&source, &path, FileType::F16, &options)?;
             (base("F16".to_owned(), path), Some(FileType::F16))
         };
-        Ok(Self { workspace, source, source_type, base, base_type, threads })
+        Ok(Self { workspace, source, source_type, base, base_type, options })
     }
 
     /// What ratios and divergences are against.
@@ -91,9 +95,14 @@ impl<'a> Variants<'a> {
         if [self.base_type, self.source_type].contains(&Some(format)) {
             return Ok(());
         }
-        compress::plan(&self.source, format, &QuantizeOptions::default())
-            .map(drop)
-            .with_context(|| format!("{format} cannot be made"))
+        match compress::plan(&self.source, format, &self.options) {
+            Ok(_) => Ok(()),
+            Err(compress::Error::AlreadyQuantized { tensor, dtype }) => bail!(
+                "{format} would be made of {tensor}, which is {dtype} already: begin with an f16 \
+                 model, or say --allow-requantize"
+            ),
+            Err(error) => Err(error).with_context(|| format!("{format} cannot be made")),
+        }
     }
 
     /// Makes the file of a format.
@@ -106,7 +115,7 @@ impl<'a> Variants<'a> {
             return Ok(Variant { name, path: self.source.path().to_owned(), is_base: false });
         }
         let path = self.workspace.file(&format!("{format}.gguf"));
-        quantize(&self.source, &path, format, self.threads)
+        quantize(&self.source, &path, format, &self.options)
             .with_context(|| format!("{format} cannot be made"))?;
         Ok(Variant { name, path, is_base: false })
     }
@@ -125,11 +134,10 @@ fn file_type(file: &Gguf) -> Option<FileType> {
     file.metadata().optional::<u32>("general.file_type").ok().flatten().and_then(FileType::from_id)
 }
 
-fn quantize(source: &Gguf, to: &Path, format: FileType, threads: usize) -> Result<()> {
-    let options = QuantizeOptions { threads, ..Default::default() };
+fn quantize(source: &Gguf, to: &Path, format: FileType, options: &QuantizeOptions) -> Result<()> {
     let bar = progress_bar(format.name());
     bar.set_length(100);
-    compress::quantize(source, to, format, &options, &mut |tensor, share| {
+    compress::quantize(source, to, format, options, &mut |tensor, share| {
         bar.set_position((100.0 * share) as u64);
         bar.set_message(tensor.name.clone());
         ControlFlow::Continue(())
@@ -138,6 +146,17 @@ fn quantize(source: &Gguf, to: &Path, format: FileType, threads: usize) -> Resul
     Ok(())
 }
 
-fn convert(folder: &Path, _to: &Path, _threads: usize) -> Result<PathBuf> {
-    bail!("{} is a folder; make a GGUF file of it with `infinity convert`", folder.display())
+/// A GGUF file of a Hugging Face folder, in the folder's own type.
+fn convert(folder: &Path, to: &Path, threads: usize) -> Result<()> {
+    let options = Options { threads, ..Default::default() };
+    let bar = progress_bar("convert");
+    compress::convert::hf_to_gguf(folder, to, &options, &mut |step| {
+        bar.set_length(step.of as u64);
+        bar.set_position(step.done as u64);
+        bar.set_message(step.tensor.to_owned());
+        ControlFlow::Continue(())
+    })
+    .with_context(|| format!("{} cannot be converted to GGUF", folder.display()))?;
+    bar.finish_and_clear();
+    Ok(())
 }
