@@ -19,6 +19,25 @@ use crate::Error;
 /// Longer headers are refused, as by the format's own library.
 const MAX_HEADER: u64 = 100_000_000;
 
+/// What is wrong with a header that the crate `safetensors` would let pass.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the variants and their fields are")]
+pub enum HeaderFault {
+    #[error("{bytes} bytes are too few for its length")]
+    TooShort { bytes: usize },
+    #[error("its length is {len}, at most {max} are allowed")]
+    TooLong { len: u64, max: u64 },
+    #[error("its length is {len}, but only {remaining} bytes remain")]
+    BeyondTheFile { len: u64, remaining: usize },
+    #[error("tensor '{tensor}' has no elements")]
+    NoElements { tensor: String },
+    #[error("tensor '{tensor}' lies at {begin}..{end} of {data} bytes of data")]
+    BeyondTheData { tensor: String, begin: u64, end: u64, data: usize },
+    #[error("the name '{name}' occurs twice")]
+    Duplicate { name: String },
+}
+
 /// A tensor of a file.
 #[derive(Clone, Debug)]
 pub(crate) struct Entry {
@@ -59,17 +78,16 @@ pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Entry>, Error> {
 
 /// Refuses what the crate `safetensors` would not.
 fn check_header(bytes: &[u8], path: &Path) -> Result<(), Error> {
-    let header = |reason: String| Error::SafetensorsHeader { path: path.to_owned(), reason };
+    let header = |fault| Error::SafetensorsHeader { path: path.to_owned(), fault };
     let Some((len, rest)) = bytes.split_first_chunk::<8>() else {
-        return Err(header(format!("{} bytes are too few for a length", bytes.len())));
+        return Err(header(HeaderFault::TooShort { bytes: bytes.len() }));
     };
     let len = u64::from_le_bytes(*len);
     if len > MAX_HEADER {
-        return Err(header(format!("its length is {len}, at most {MAX_HEADER} are allowed")));
+        return Err(header(HeaderFault::TooLong { len, max: MAX_HEADER }));
     }
     let Some(json) = rest.get(..len as usize) else {
-        let remain = rest.len();
-        return Err(header(format!("its length is {len}, but only {remain} bytes remain")));
+        return Err(header(HeaderFault::BeyondTheFile { len, remaining: rest.len() }));
     };
     let Keys(keys) = serde_json::from_slice(json)
         .map_err(|source| Error::Json { path: path.to_owned(), source })?;
@@ -77,19 +95,17 @@ fn check_header(bytes: &[u8], path: &Path) -> Result<(), Error> {
     for (name, raw) in &keys {
         let Some(raw) = raw else { continue };
         if raw.shape.contains(&0) {
-            return Err(header(format!("tensor '{name}' has no elements")));
+            return Err(header(HeaderFault::NoElements { tensor: name.clone() }));
         }
         if raw.data_offsets.iter().any(|&o| o > data as u64) {
-            let [begin, end] = raw.data_offsets;
-            return Err(header(format!(
-                "tensor '{name}' lies at {begin}..{end} of {data} bytes of data"
-            )));
+            let ([begin, end], tensor) = (raw.data_offsets, name.clone());
+            return Err(header(HeaderFault::BeyondTheData { tensor, begin, end, data }));
         }
     }
     let mut names: Vec<&str> = keys.iter().map(|(name, _)| name.as_str()).collect();
     names.sort_unstable();
     match names.windows(2).find(|w| w[0] == w[1]) {
-        Some(w) => Err(header(format!("the name '{}' occurs twice", w[0]))),
+        Some(w) => Err(header(HeaderFault::Duplicate { name: w[0].to_owned() })),
         None => Ok(()),
     }
 }
