@@ -65,9 +65,6 @@ fn write(
     writer.commit().unwrap();
 }
 
-/// A shape in place of another; `None` leaves the tensor out.
-type Change = fn(&[usize]) -> Option<Vec<usize>>;
-
 fn small_models(dir: &Path) -> Vec<PathBuf> {
     let variants = testkit::workspace().join("crates/model/tests/fixtures/variants");
     [
@@ -127,7 +124,9 @@ fn no_missing_or_misshapen_tensor_makes_a_panic() {
         let input = Gguf::open(&file).unwrap();
         let changed = work.path().join("changed.gguf");
         for info in input.tensors() {
-            let shapes: [Change; 5] = [
+            /// `None` leaves the tensor out.
+            type Reshape = fn(&[usize]) -> Option<Vec<usize>>;
+            let shapes: [Reshape; 5] = [
                 |_| None,
                 |_| Some(vec![1]),
                 |s| Some(s.iter().rev().copied().collect()),
