@@ -2,6 +2,7 @@
 
 mod gguf;
 mod hf;
+mod pairs;
 mod safetensors;
 mod split;
 
