@@ -41,13 +41,16 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let loaded = load::model(&args.model, args.runtime.hardware.compute()?)?;
     let tokenizer = load::tokenizer(&loaded.path)?;
-    let source = match &args.chat_template {
-        Some(path) => std::fs::read_to_string(path).with_context(|| path.display().to_string())?,
-        None => tokenizer.chat_template().map(str::to_owned).context(
+    let template = match &args.chat_template {
+        Some(path) => {
+            let source =
+                std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
+            ChatTemplate::new(&source)?
+        }
+        None => ChatTemplate::of(&tokenizer)?.context(
             "this model has no chat template; use `infinity generate`, or name one with --chat-template",
         )?,
     };
-    let template = ChatTemplate::new(&source)?;
     let mut sampler = Sampler::new(args.sampling.params())?;
     let stop = interrupt()?;
     let terminal = std::io::stdin().is_terminal();

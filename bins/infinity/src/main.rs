@@ -1,6 +1,8 @@
 //! `infinity`: compress, measure and run language models.
 
 mod bench;
+mod chat;
+mod convert;
 mod devices;
 mod generate;
 mod load;
@@ -10,6 +12,7 @@ mod pull;
 mod quantize;
 mod session;
 mod story;
+mod template;
 mod tokenize;
 
 use std::process::ExitCode;
@@ -37,12 +40,15 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     Generate(generate::Args),
+    Chat(chat::Args),
+    Convert(convert::Args),
     Quantize(quantize::Args),
     Pull(pull::Args),
     Bench(bench::Args),
     Logits(logits::Args),
     Tokenize(tokenize::Tokenize),
     Detokenize(tokenize::Detokenize),
+    Template(template::Args),
     Devices(devices::Args),
 }
 
@@ -60,6 +66,9 @@ fn main() -> ExitCode {
     let done = match cli.command {
         None => story::run(),
         Some(Command::Generate(a)) => generate::run(&a),
+        Some(Command::Chat(a)) => chat::run(&a),
+        Some(Command::Template(a)) => template::run(&a),
+        Some(Command::Convert(a)) => convert::run(&a),
         Some(Command::Quantize(a)) => quantize::run(&a),
         Some(Command::Pull(a)) => pull::run(&a),
         Some(Command::Bench(a)) => bench::run(&a),

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
-use tokenizer::template::ChatTemplate;
+use tokenizer::template::{self, ChatTemplate};
 
 use crate::load;
 
@@ -35,22 +35,18 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut request: Value = serde_json::from_str(&text)
         .with_context(|| format!("{}: no JSON request", args.request.display()))?;
     let path = Path::new(&args.source);
-    let is_jinja = path.is_file() && path.extension().is_some_and(|e| e == "jinja" || e == "j2");
-    let template = if is_jinja {
+    let template = if is_jinja(path) {
         let source = std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
         ChatTemplate::new(&source)?
     } else {
         let tokenizer = load::tokenizer(&load::resolve(&args.source)?)?;
         // What the request does not set, the vocabulary knows.
         if let Some(object) = request.as_object_mut() {
-            for (key, id) in [("bos_token", tokenizer.bos()), ("eos_token", tokenizer.eos())] {
-                if let Some(id) = id {
-                    let token = tokenizer.token_text(id)?;
-                    object.entry(key).or_insert(token.into());
-                }
+            for (key, token) in template::special_tokens(&tokenizer) {
+                object.entry(key).or_insert(token);
             }
         }
-        ChatTemplate::new(tokenizer.chat_template().context("this model has no chat template")?)?
+        ChatTemplate::of(&tokenizer)?.context("this model has no chat template")?
     };
     let prompt = template.render(&request)?;
     let mut out = std::io::stdout().lock();
@@ -60,4 +56,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         out.write_all(prompt.as_bytes())?;
     }
     Ok(())
+}
+
+/// A file that is neither a model nor a tokenizer is taken as a template.
+fn is_jinja(path: &Path) -> bool {
+    let extension = path.extension().and_then(|e| e.to_str());
+    path.is_file() && !matches!(extension, Some("gguf" | "json" | "model"))
 }

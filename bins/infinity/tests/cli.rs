@@ -187,7 +187,7 @@ fn mistakes_are_told_in_one_line() {
     fail(&["generate", "org/never-pulled", "--prompt", "x"], "infinity pull");
     fail(&["generate", text(&junk), "--prompt", "x"], "junk.gguf");
     fail(&["generate", text(&empty), "--prompt", "x"], "config.json");
-    fail(&["generate", text(&odd), "--prompt", "x"], "perceiver");
+    fail(&["generate", text(&odd), "--prompt", "x"], "Perceiver");
     fail(&["generate", text(&model), "--prompt", "x", "--temperature", "NaN"], "temperature");
     fail(&["generate", text(&model), "--prompt", "x", "--device", "cuda:0"], "cuda:0");
     fail(&["generate", text(&model), "--prompt", "x", "--threads", "0"], "--threads");

@@ -40,6 +40,10 @@ pub(crate) struct Args {
     #[arg(long, value_name = "N")]
     stride: Option<usize>,
 
+    /// Quantize a model that is quantized already, which loses more than beginning with f16
+    #[arg(long)]
+    pub(crate) allow_requantize: bool,
+
     /// Threads [default: all cores]
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,
@@ -117,6 +121,7 @@ impl Args {
         }) {
             bail!("{q} is not available yet: calibrated formats come with a later version");
         }
+        crate::variants::parse(&self.quants)?;
         // The model is not known yet, and any context is within some model's.
         self.protocols(usize::MAX)?;
         self.report_kind().map(drop)

@@ -201,7 +201,11 @@ pub(crate) fn bytes(n: u64) -> String {
 
 /// Seconds, or milliseconds where it is less than one.
 pub(crate) fn seconds(s: f64) -> String {
-    if s < 1.0 { format!("{:.0} ms", 1000.0 * s) } else { format!("{s:.1} s") }
+    match s {
+        s if s < 0.01 => format!("{:.1} ms", 1000.0 * s),
+        s if s < 1.0 => format!("{:.0} ms", 1000.0 * s),
+        s => format!("{s:.1} s"),
+    }
 }
 
 #[cfg(test)]
@@ -308,6 +312,7 @@ pub(crate) mod tests {
         assert_eq!(bytes(1023), "1023 B");
         assert_eq!(bytes(1024), "1.0 KiB");
         assert_eq!(bytes(u64::MAX), "16777216.0 TiB");
+        assert_eq!(seconds(0.0004), "0.4 ms");
         assert_eq!(seconds(0.25), "250 ms");
         assert_eq!(seconds(2.0), "2.0 s");
     }

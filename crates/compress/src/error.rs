@@ -87,14 +87,6 @@ pub enum Error {
         /// The type.
         dtype: DType,
     },
-    /// The vocabulary is larger than the model's.
-    #[error("the tokenizer has {tokens} tokens, the model only {rows}")]
-    Vocabulary {
-        /// Tokens of the tokenizer.
-        tokens: usize,
-        /// Rows of the token embedding.
-        rows: usize,
-    },
     /// The caller asked to stop.
     #[error("cancelled")]
     Cancelled,

@@ -15,6 +15,9 @@ mod error;
 mod progress;
 mod quantize;
 
+pub use blocks::DType;
 pub use error::Error;
+pub use gguf::Gguf;
 pub use progress::{Progress, Step};
+pub use quant_core::{FileType, Override, RecipeOptions};
 pub use quantize::{Quantization, QuantizeOptions, Quantized, plan, quantize};

@@ -101,3 +101,34 @@ fn bard_becomes_the_file_that_llama_cpp_makes() {
         assert_eq!(ours.metadata().get(key), Some(value), "{key}");
     }
 }
+
+/// A trained model comes back with its tokenizer and its tensors, and goes on to the same file.
+#[test]
+fn models_with_tokenizers_come_back_whole() {
+    let text = "To be, or not to be: that is the question.\n\tNaïve café, 12345 \u{1F999}!";
+    for name in ["bard", "bard-draft", "minilm"] {
+        let Some(folder) = testkit::shared(&format!("oracle/{name}")) else { return };
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let (file, back, again) = (path("a.gguf"), path("back"), path("b.gguf"));
+        hf_to_gguf(&folder, &file, &Options::default(), &mut go_on()).unwrap();
+        gguf_to_hf(&file, &back, &Options::default(), &mut go_on()).unwrap();
+        hf_to_gguf(&back, &again, &Options::default(), &mut go_on()).unwrap();
+        let (file, again) = (gguf::Gguf::open(&file).unwrap(), gguf::Gguf::open(&again).unwrap());
+        for info in file.tensors() {
+            assert!(
+                file.data(info) == again.data(again.tensor(&info.name).unwrap()),
+                "{}",
+                info.name
+            );
+        }
+        for (key, value) in file.metadata().iter().filter(|(key, _)| *key != "general.name") {
+            assert_eq!(again.metadata().get(key), Some(value), "{name}: {key}");
+        }
+        let ids = |t: tokenizer::Tokenizer| t.encode(text, Default::default()).unwrap();
+        let expected = ids(tokenizer::Tokenizer::from_folder(&folder).unwrap());
+        assert_eq!(ids(tokenizer::Tokenizer::from_folder(&back).unwrap()), expected, "{name}");
+        let read = tokenizer::Tokenizer::from_gguf(file.metadata()).unwrap();
+        assert_eq!(ids(read), expected, "{name}");
+    }
+}

@@ -19,6 +19,9 @@ use std::time::{Duration, Instant};
 /// How long a worker looks for the next job before it sleeps.
 const SPIN: Duration = Duration::from_micros(60);
 
+/// The most threads of a pool: beyond any machine of use, below what a system refuses.
+const MAX_THREADS: usize = 1024;
+
 /// A set of threads that run the chunks of one job at a time.
 pub struct ThreadPool {
     shared: Arc<Shared>,
@@ -122,7 +125,8 @@ impl Shared {
 static GLOBAL: OnceLock<ThreadPool> = OnceLock::new();
 
 impl ThreadPool {
-    /// A pool of `threads` threads, the caller of [`run`](Self::run) counted; 0 counts as 1. If
+    /// A pool of `threads` threads, the caller of [`run`](Self::run) counted; 0 counts as 1, and more
+    /// than 1024 as 1024. If
     /// the system refuses a thread, the pool goes on with those it has.
     pub fn new(threads: usize) -> ThreadPool {
         let shared = Arc::new(Shared {
@@ -135,7 +139,7 @@ impl ThreadPool {
             stop: AtomicBool::new(false),
         });
         let mut workers = Vec::new();
-        for index in 1..threads {
+        for index in 1..threads.min(MAX_THREADS) {
             let shared = Arc::clone(&shared);
             let thread = std::thread::Builder::new().name(format!("kernel-{index}"));
             match thread.spawn(move || shared.worker()) {

@@ -10,6 +10,7 @@
 
 mod error;
 mod estimate;
+mod fingerprint;
 mod model_source;
 mod perplexity;
 mod protocol;
@@ -18,6 +19,7 @@ mod source;
 
 pub use error::EvalError;
 pub use estimate::Estimate;
+pub use fingerprint::tokenizer_fingerprint;
 pub use model_source::ModelLogits;
 pub use perplexity::{Comparison, Divergence, Perplexity, Progress, Task, compare, perplexity};
 pub use protocol::{Protocol, Stamp, Window};

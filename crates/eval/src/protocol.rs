@@ -89,9 +89,7 @@ impl Protocol {
         // llama.cpp's needs the half that is not predicted, and one target.
         let needed = if self.replaces_first() { 3 } else { 2 };
         match self {
-            _ if context < needed => {
-                Err(EvalError::ContextTooSmall { protocol, context, needed })
-            }
+            _ if context < needed => Err(EvalError::ContextTooSmall { protocol, context, needed }),
             Self::Stride { stride, .. } if stride == 0 || stride > context => {
                 Err(EvalError::InvalidStride { stride, context })
             }

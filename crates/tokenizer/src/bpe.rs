@@ -6,7 +6,8 @@
 
 use std::borrow::Cow;
 use std::cmp::Reverse;
-use std::collections::HashMap;
+
+use hashbrown::HashMap;
 
 use crate::index::TextIndex;
 use crate::merge::Merger;

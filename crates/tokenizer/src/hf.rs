@@ -113,7 +113,8 @@ impl HuggingFace {
         let whole: String = parts.iter().map(|(text, _)| *text).collect();
         let parse: Vec<bool> =
             parts.iter().filter(|(text, _)| !text.is_empty()).map(|&(_, parse)| parse).collect();
-        if parse.iter().all(|&p| p) && !parse.is_empty() {
+        // Of several parts no token may span two, so only one alone goes the usual way.
+        if parse == [true] {
             let encoding = guarded(|| self.parsing().encode_fast(whole.as_str(), add_special))?;
             return Ok(encoding.get_ids().to_vec());
         }

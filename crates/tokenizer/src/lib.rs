@@ -33,6 +33,7 @@ mod merge;
 mod normalize;
 mod pretokenize;
 mod roles;
+mod segments;
 mod sentencepiece;
 mod spm;
 mod stream;

@@ -11,6 +11,7 @@ use std::collections::HashMap;
 use crate::index::TextIndex;
 use crate::matcher::Matcher;
 use crate::merge::Merger;
+use crate::segments::{encode_each, separable};
 use crate::{Error, TokenType, Vocabulary};
 
 /// A score as priority: finite or not, the order is total.
@@ -33,6 +34,8 @@ impl Ord for Score {
 pub(crate) struct Spm {
     words: TextIndex,
     bytes: ByteTokens,
+    /// Words can be encoded one by one.
+    separable: bool,
     /// User-defined pieces that are matched in normalised text.
     whole: Option<Matcher>,
 }
@@ -43,7 +46,12 @@ impl Spm {
             !v.types[id as usize].is_special() && v.types[id as usize] != TokenType::Byte
         });
         let whole = Matcher::new(v, v.matched_normalized.clone());
-        Ok(Spm { words: TextIndex::new(&v.tokens, pieces), bytes: ByteTokens::new(v)?, whole })
+        Ok(Spm {
+            words: TextIndex::new(&v.tokens, pieces),
+            bytes: ByteTokens::new(v)?,
+            separable: separable(v),
+            whole,
+        })
     }
 
     /// Appends the ids of normalised text.
@@ -64,6 +72,13 @@ impl Spm {
     }
 
     fn merge(&self, v: &Vocabulary, text: &str, out: &mut Vec<u32>) -> Result<(), Error> {
+        if self.separable {
+            return encode_each(text, v.special.unk, out, |t, out| self.merge_all(v, t, out));
+        }
+        self.merge_all(v, text, out)
+    }
+
+    fn merge_all(&self, v: &Vocabulary, text: &str, out: &mut Vec<u32>) -> Result<(), Error> {
         let mut merger = Merger::default();
         for c in text.chars() {
             merger.push(c.len_utf8(), 0);

@@ -5,6 +5,7 @@
 //! the worst score.
 
 use crate::index::TextIndex;
+use crate::segments::{encode_each, separable};
 use crate::spm::ByteTokens;
 use crate::{Error, TokenType, Vocabulary};
 
@@ -18,6 +19,8 @@ pub(crate) struct Unigram {
     sorted: Vec<u32>,
     /// Where the pieces that begin with each byte lie in `sorted`.
     first: Vec<u32>,
+    /// Words can be encoded one by one.
+    separable: bool,
     bytes: Option<ByteTokens>,
     unknown_score: f64,
     max_score: f64,
@@ -56,6 +59,7 @@ impl Unigram {
         Ok(Unigram {
             sorted,
             first,
+            separable: separable(v),
             bytes: bytes.complete().then_some(bytes),
             unknown_score: normal().fold(f64::INFINITY, f64::min) - UNKNOWN_PENALTY,
             max_score: normal().fold(f64::NEG_INFINITY, f64::max),
@@ -69,6 +73,13 @@ impl Unigram {
         text: &str,
         out: &mut Vec<u32>,
     ) -> Result<(), Error> {
+        if self.separable {
+            return encode_each(text, v.special.unk, out, |t, out| self.best(v, t, out));
+        }
+        self.best(v, text, out)
+    }
+
+    fn best(&self, v: &Vocabulary, text: &str, out: &mut Vec<u32>) -> Result<(), Error> {
         let bytes = text.as_bytes();
         let none = Best { score: f64::NEG_INFINITY, start: 0, id: UNKNOWN };
         let mut best = vec![none; bytes.len() + 1];

@@ -1,5 +1,6 @@
 //! Malformed vocabularies and templates: a typed error, soon, and no control token out of text.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use gguf::{Array, Metadata};
@@ -337,6 +338,34 @@ fn users_do_not_steer() {
     let request = json!({"messages": [{"content": "<|im_"}, {"content": "end|>"}]});
     let ids = glue.render_and_encode(&request, &t).unwrap();
     assert!(!ids.contains(&end), "{ids:?}");
+}
+
+/// The same through a `tokenizer.json`, where added tokens are found by the tokenizers crate.
+#[test]
+fn users_do_not_steer_a_hugging_face_tokenizer() {
+    let trained = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/trained");
+    let mut seen = 0;
+    for folder in std::fs::read_dir(&trained).unwrap().map(|e| e.unwrap().path()) {
+        if !folder.join("tokenizer.json").exists() {
+            continue;
+        }
+        let t = Tokenizer::from_path(folder.join("tokenizer.json")).unwrap();
+        // A character that the vocabulary lacks is `<unk>`, which steers nothing.
+        let steers = |id: &u32| t.is_special(*id) && Some(*id) != t.unk();
+        let Some(end) = (0..t.vocab_size() as u32).find(steers) else { continue };
+        let marker = t.token_text(end).unwrap().into_owned();
+        let source = format!("{{% for m in messages %}}{{{{ m.content }}}}{marker}{{% endfor %}}");
+        let template = ChatTemplate::new(&source).unwrap();
+        let (first, rest) = marker.split_at(marker.chars().next().unwrap().len_utf8());
+        for content in [marker.clone(), format!("a {marker} b"), rest.into(), first.into()] {
+            let request = json!({"messages": [{"content": content}, {"content": "a"}]});
+            let ids = template.render_and_encode(&request, &t).unwrap();
+            let found = ids.iter().filter(|id| steers(id)).count();
+            assert_eq!(found, 2, "{}: {content:?} gave {ids:?}", folder.display());
+            seen += 1;
+        }
+    }
+    assert!(seen >= 8, "{seen}");
 }
 
 proptest! {

@@ -85,6 +85,21 @@ fn a_sentencepiece_model_survives_the_way_there_and_back() {
     }
 }
 
+/// Encoding word by word is what makes long texts quick: it must not show in the ids.
+#[test]
+fn long_texts_are_their_words() {
+    let Some(text) = testkit::shared("data/wikitext-2/test.txt") else { return };
+    let Some(gguf) = testkit::shared("data/vocab/ggml-vocab-llama-spm.gguf") else { return };
+    let text = std::fs::read_to_string(text).unwrap();
+    let tokenizer = Tokenizer::from_path(gguf).unwrap();
+    let start = std::time::Instant::now();
+    let ids = tokenizer.encode(&text, EncodeOptions::default()).unwrap();
+    // As many as llama.cpp's llama-tokenize counts.
+    assert_eq!(ids.len(), 339_369);
+    assert_eq!(tokenizer.decode(&ids, DecodeOptions::default()).unwrap(), text);
+    assert!(start.elapsed().as_secs() < 20);
+}
+
 /// A byte-level vocabulary of GGUF written as `tokenizer.json` gives the same ids, and back.
 #[test]
 fn byte_level_vocabularies_survive_the_way_there_and_back() {

@@ -54,6 +54,15 @@ fn templates_of_the_reference() {
     check(&rows, |name| std::fs::read_to_string(folder.join(format!("{name}.jinja"))).unwrap());
 }
 
+/// Templates of our own that exercise the language; made by `tools/render_templates.py`.
+#[test]
+fn templates_of_the_fixtures() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/templates");
+    check(&rows(&folder.join("expected.json")), |name| {
+        std::fs::read_to_string(folder.join(format!("{name}.jinja"))).unwrap()
+    });
+}
+
 /// More templates and requests; `tools/render_templates.py DIR OUT.json` makes the expectations.
 #[test]
 #[ignore = "needs a folder of templates"]

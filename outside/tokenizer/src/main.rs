@@ -1,5 +1,6 @@
 //! Reads a small `tokenizer.json`, encodes, and decodes a token at a time.
 
+use tokenizer::template::ChatTemplate;
 use tokenizer::{DecodeOptions, EncodeOptions, Tokenizer};
 
 /// Byte-pair encoding with byte fallback, in the manner of Llama 2: three control tokens, the 256
@@ -72,5 +73,14 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     text.push_str(&stream.finish().unwrap_or_default());
     assert_eq!(text, tokenizer.decode(&ids, DecodeOptions::default())?);
     assert_eq!(text, "hello hello é</s>");
+
+    // In a chat's prompt the template's </s> steers and the user's is text.
+    let template = ChatTemplate::new("{% for m in messages %}{{ m.content }}</s>{% endfor %}")?;
+    let request = serde_json::json!({"messages": [{"role": "user", "content": "hello</s>"}]});
+    println!("{}", template.render(&request)?);
+    let ids = template.render_and_encode(&request, &tokenizer)?;
+    println!("{ids:?}");
+    assert_eq!(template.render(&request)?, "hello</s></s>");
+    assert_eq!((ids[0], ids.last(), ids.iter().filter(|&&id| id == 2).count()), (268, Some(&2), 1));
     Ok(())
 }

@@ -22,8 +22,9 @@ pub(super) struct Facts {
     pub(super) attention_bias: bool,
     /// Whether those of the feed-forward layer have.
     pub(super) ffn_bias: bool,
-    /// Ids of the tokens that begin, end and fill up; `None` if there is no tokenizer.
-    pub(super) tokens: Option<[Option<u32>; 3]>,
+    /// Ids of the tokens that begin, end and fill up. Those that are not known are written as
+    /// `null`: the defaults of the classes may lie beyond the vocabulary.
+    pub(super) tokens: [Option<u32>; 3],
 }
 
 pub(super) const TOKEN_KEYS: [&str; 3] = ["bos_token_id", "eos_token_id", "pad_token_id"];
@@ -54,7 +55,7 @@ pub(super) fn config(facts: &Facts, config: &ModelConfig) -> Map<String, Value> 
             "use_cache": true,
         }),
     );
-    for (key, id) in TOKEN_KEYS.iter().zip(facts.tokens.into_iter().flatten()) {
+    for (key, id) in TOKEN_KEYS.iter().zip(facts.tokens) {
         json.insert((*key).to_owned(), json!(id));
     }
     json.sort_keys();

@@ -8,8 +8,9 @@ use model::weights::HfModel;
 use quant_core::{FileType, Work};
 use serde_json::Value;
 use tensor::{DType, Tensor};
-use tokenizer::{TokenType, Tokenizer, Vocabulary};
+use tokenizer::Tokenizer;
 
+use super::config_json::TOKEN_KEYS;
 use super::layout::{Direction, Layout, gguf_dtype};
 use super::{Options, Report, metadata, output_type};
 use crate::{Error, Progress, Step};
@@ -74,7 +75,7 @@ pub fn hf_to_gguf(
         _ => Vec::new(),
     };
     meta.set("general.quantization_version", QUANTIZATION_VERSION);
-    vocabulary(folder, config, &mut meta, &mut notes)?;
+    vocabulary(&model, &mut meta, &mut notes)?;
 
     let mut builder = Builder::with_metadata(meta);
     for (name, table) in &tables {
@@ -113,13 +114,9 @@ fn require(model: &HfModel, name: &str) -> Result<Tensor, Error> {
 }
 
 /// The vocabulary as metadata, filled up to as many tokens as the embedding has rows.
-fn vocabulary(
-    folder: &Path,
-    config: &ModelConfig,
-    meta: &mut Metadata,
-    notes: &mut Vec<String>,
-) -> Result<(), Error> {
-    let rows = match config {
+fn vocabulary(model: &HfModel, meta: &mut Metadata, notes: &mut Vec<String>) -> Result<(), Error> {
+    let folder = model.folder();
+    let rows = match model.config() {
         ModelConfig::Decoder(c) => c.vocab_size,
         ModelConfig::Encoder(c) => c.vocab_size,
         _ => 0,
@@ -128,25 +125,25 @@ fn vocabulary(
         Ok(tokenizer) => tokenizer,
         Err(tokenizer::Error::NoTokenizer { .. }) => {
             notes.push(format!("no tokenizer in {}: the file has none", folder.display()));
+            // What the configuration says of the roles of tokens is kept.
+            for (key, role) in TOKEN_KEYS.iter().zip(["bos", "eos", "padding"]) {
+                let id = model.json().get(*key).and_then(Value::as_u64);
+                if let Some(id) = id.filter(|id| *id < rows as u64) {
+                    meta.set(format!("tokenizer.ggml.{role}_token_id"), id as u32);
+                }
+            }
             return Ok(());
         }
         Err(e) => return Err(e.into()),
     };
-    let mut vocabulary: Vocabulary = tokenizer.vocabulary().clone();
-    let tokens = vocabulary.tokens.len();
-    if tokens > rows {
-        return Err(Error::Vocabulary { tokens, rows });
-    }
+    let tokens = tokenizer.vocab_size();
     if tokens < rows {
         notes.push(format!("{} tokens [PADn] fill the vocabulary up to {rows}", rows - tokens));
     }
-    for i in tokens..rows {
-        vocabulary.tokens.push(format!("[PAD{i}]").into_bytes());
-        vocabulary.types.push(TokenType::Unused);
-        if !vocabulary.scores.is_empty() {
-            vocabulary.scores.push(-10_000.0);
-        }
+    if tokens > rows {
+        notes.push(format!("{} tokens beyond the model's {rows} are left out", tokens - rows));
     }
+    let vocabulary = tokenizer.to_gguf_vocabulary(Some(rows))?;
     vocabulary.write_gguf(meta);
     Ok(())
 }

@@ -13,6 +13,7 @@ use model::weights::GgufModel;
 use quant_core::Work;
 use serde_json::{Value, json};
 use tensor::{DType, Tensor};
+use tokenizer::Vocabulary;
 
 use super::config_json::{self, Facts, TOKEN_KEYS};
 use super::layout::{Direction, Layout};
@@ -82,6 +83,7 @@ fn to_hf(
     let folder = builder.tempdir_in(parent).map_err(Error::io(parent))?;
 
     write_configuration(&model, dtype, folder.path())?;
+    write_tokenizer(&model, folder.path(), &mut report.notes)?;
     let declared = plans.iter().flat_map(|p| {
         p.hf.iter().map(|name| Declared { name: name.clone(), dtype, shape: p.shape.clone() })
     });
@@ -219,22 +221,40 @@ fn write_configuration(model: &GgufModel, dtype: DType, folder: &Path) -> Result
     let ids = ["bos", "eos", "padding"].map(|role| format!("tokenizer.ggml.{role}_token_id"));
     let [bos, eos, pad] = ids.map(|key| meta.optional::<u32>(&key));
     let tokens = [bos?, eos?, pad?];
-    let has_tokenizer = meta.contains("tokenizer.ggml.tokens");
     let facts = Facts {
         arch,
         dtype,
         attention_bias: has_biases(model, "attn_q"),
         ffn_bias: has_biases(model, "ffn_up"),
-        tokens: has_tokenizer.then_some(tokens),
+        tokens,
     };
     let json = config_json::config(&facts, &config);
     write_json(&folder.join("config.json"), &Value::Object(json))?;
-    if let (ModelConfig::Decoder(_), Some(tokens)) = (&config, facts.tokens) {
+    if let ModelConfig::Decoder(_) = &config {
         let mut json = serde_json::Map::new();
         json.insert("_from_model_config".to_owned(), json!(true));
         let ids = TOKEN_KEYS.iter().zip(tokens).filter(|(_, id)| id.is_some());
         json.extend(ids.map(|(key, id)| ((*key).to_owned(), json!(id))));
         write_json(&folder.join("generation_config.json"), &Value::Object(json))?;
+    }
+    Ok(())
+}
+
+/// Writes the files of the tokenizer, if the file has one that a folder can hold.
+fn write_tokenizer(model: &GgufModel, folder: &Path, notes: &mut Vec<String>) -> Result<(), Error> {
+    let meta = model.file().metadata();
+    if !meta.contains("tokenizer.ggml.tokens") {
+        notes.push("no tokenizer in the file: the folder has none".to_owned());
+        return Ok(());
+    }
+    match Vocabulary::from_gguf(meta).and_then(|v| v.to_hugging_face()) {
+        Ok(files) => {
+            for (name, content) in files {
+                let path = folder.join(name);
+                files::write_atomically(&path, &content).map_err(Error::io(path))?;
+            }
+        }
+        Err(e) => notes.push(format!("the folder has no tokenizer: {e}")),
     }
     Ok(())
 }

@@ -74,7 +74,7 @@ impl Op for FloatPiece<'_> {
                     for (g, group) in groups.iter_mut().enumerate() {
                         let row = row0 + g * LANES;
                         let (at, bytes) = (k0 * size, span * size);
-                        let tile = job.source.tile(row, at, bytes, &mut scratch.pad);
+                        let tile = job.tile(&piece, row, (at, bytes), &mut scratch.pad);
                         unpack(s, job.dtype, tile, group);
                     }
                     sweep(s, groups, span, &x[k0..], job.cols, m, sums, PANEL_GROUPS);

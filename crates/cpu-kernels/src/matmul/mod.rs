@@ -155,6 +155,26 @@ impl Job<'_> {
         });
     }
 
+    /// Bytes `at..at + len` of 16 rows of the weight, with those that come after them in these
+    /// rows, or else at the start of the next panel's, on their way: a panel walks along more rows
+    /// than the processor foresees by itself. With many activations there is time anyway.
+    #[inline(always)]
+    fn tile<'a>(
+        &'a self,
+        piece: &Piece,
+        row: usize,
+        (at, len): (usize, usize),
+        pad: &'a mut Vec<u8>,
+    ) -> simd::Tile<'a> {
+        let tile = self.source.tile(row, at, len, pad);
+        if piece.acts.len() <= 16 {
+            let stride = self.source.stride;
+            let next_panel = piece.rows.len() * stride - at;
+            tile.prefetch(if at + 2 * len <= stride { len } else { next_panel });
+        }
+        tile
+    }
+
     /// Stores a piece's sums, `sums[i * PANEL_GROUPS + g]` being 16 rows of group `g` for
     /// activation `i`, with the bias added.
     fn store(&self, piece: &Piece, sums: &[[f32; simd::LANES]], out: &DisjointMut<'_, f32>) {

@@ -117,7 +117,7 @@ impl<F: Format> Op for Int8Piece<'_, F> {
             for (g, group) in groups.iter_mut().enumerate() {
                 let row = piece.rows.start + g * LANES;
                 let (at, bytes) = (k0 / len * size, span / len * size);
-                let tile = job.source.tile(row, at, bytes, &mut scratch.pad);
+                let tile = job.tile(&piece, row, (at, bytes), &mut scratch.pad);
                 F::unpack(s, tile, group);
             }
             sweep::sweep::<S, F>(s, groups, span / F::SUB, &acts[piece.acts.clone()], sums);
