@@ -16,8 +16,8 @@ fn error_of(make: impl FnOnce() -> Vec<u8>) -> Error {
     let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
     std::fs::write(&path, &bytes).unwrap();
 
-    let from_bytes = alone.check("bytes", || parse(&bytes).expect_err("the bytes are wrong"));
-    let from_file = alone.check("file", || Gguf::open(&path).expect_err("the file is wrong"));
+    let from_bytes = alone.check("bytes", || parse(&bytes)).expect_err("the bytes are wrong");
+    let from_file = alone.check("file", || Gguf::open(&path)).expect_err("the file is wrong");
     assert_eq!(from_bytes.to_string(), from_file.fault().to_string());
     assert!(!from_bytes.to_string().contains('\n'), "{from_bytes}");
     from_bytes

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use gguf::{Builder, Metadata};
-use model::ModelConfig;
 use model::weights::HfModel;
+use model::{Model, ModelConfig};
 use quant_core::{FileType, Work};
 use serde_json::Value;
 use tensor::{DType, Tensor};
@@ -33,6 +33,7 @@ pub fn hf_to_gguf(
     progress: Progress<'_>,
 ) -> Result<Report, Error> {
     let model = HfModel::open(folder)?;
+    Model::check(model.config(), &model)?;
     let (arch, config) = (model.arch(), model.config());
     let names = model.names();
     let mut notes = Vec::new();

@@ -4,12 +4,12 @@ use std::fs::File;
 use std::path::Path;
 
 use gguf::Metadata;
-use model::ModelConfig;
 use model::arch::Arch;
 use model::arch::names::GgufName;
 use model::config::{Position, RopeScaling};
 use model::rope_scaling::llama3_factors;
 use model::weights::GgufModel;
+use model::{Model, ModelConfig};
 use quant_core::Work;
 use serde_json::{Value, json};
 use tensor::{DType, Tensor};
@@ -69,6 +69,7 @@ fn to_hf(
         return Err(Error::OutputExists { path: out.to_owned() });
     }
     let model = GgufModel::open(file)?;
+    Model::check(model.config(), &model)?;
     let mut report = Report::default();
     let dtype = output_type(options, stored_type(&model))?;
     let plans = plans(&model, &mut report.notes);

@@ -3,7 +3,7 @@
 mod gguf;
 mod hf;
 mod pairs;
-mod safetensors;
+pub mod safetensors;
 mod split;
 
 use std::path::Path;

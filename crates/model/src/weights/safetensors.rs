@@ -22,13 +22,16 @@ const MAX_HEADER: u64 = 100_000_000;
 const MAX_DIMS: usize = 16;
 
 /// A tensor of a file.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) name: String,
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: Vec<usize>,
-    /// Bytes of the file.
-    pub(crate) range: Range<usize>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// The type of its elements, as the format has it.
+    pub dtype: Dtype,
+    /// Its shape, the length of a row last.
+    pub shape: Vec<usize>,
+    /// Where its bytes lie in the file.
+    pub range: Range<usize>,
 }
 
 /// Maps a file and reads its header; tensors in the order of their data.
@@ -39,8 +42,23 @@ pub(crate) fn open(path: &Path) -> Result<(MappedFile, Vec<Entry>), Error> {
     Ok((file, entries))
 }
 
-/// Reads the header of a whole file; `path` is for messages.
-pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Entry>, Error> {
+/// Reads the header of a whole file: its tensors in the order of their data, which they fill without
+/// gaps; `path` is for messages.
+///
+/// ```
+/// let header = br#"{"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}"#;
+/// let mut file = (header.len() as u64).to_le_bytes().to_vec();
+/// file.extend(header);
+/// file.extend([0; 8]);
+/// let tensors = model::weights::safetensors::parse(&file, "a.safetensors".as_ref())?;
+/// assert_eq!((tensors[0].name.as_str(), &tensors[0].shape), ("a", &vec![1, 2]));
+/// assert_eq!(tensors[0].range, file.len() - 8..file.len());
+/// # Ok::<(), model::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::SafetensorsHeader`], [`Error::Safetensors`] and [`Error::Json`].
+pub fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Entry>, Error> {
     let refuse = |reason: String| Error::SafetensorsHeader { path: path.to_owned(), reason };
     let Some((len, rest)) = bytes.split_first_chunk::<8>() else {
         return Err(refuse(format!("{} bytes are too few for a length", bytes.len())));
