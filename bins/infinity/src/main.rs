@@ -1,4 +1,5 @@
 //! `infinity`: compress, measure and run language models.
+#![forbid(unsafe_code)]
 
 mod bench;
 mod chat;

@@ -112,11 +112,12 @@ fn measure(workspace: &Workspace, job: &Job, name: &str) -> Result<Outcome> {
     match outcome {
         Some(outcome) if status.success() => Ok(outcome),
         _ => {
-            let said = errors.lines().rfind(|l| !l.trim().is_empty()).unwrap_or_default();
-            let said = said.strip_prefix("ppl: ").unwrap_or(said);
-            match said {
-                "" => bail!("its process ended with {status}; if memory ran out, free some"),
-                said => bail!("{said}"),
+            match errors.lines().find_map(|l| l.strip_prefix("ppl: ")) {
+                Some(said) => bail!("{said}"),
+                // It was killed, most likely for memory, or it panicked.
+                None => {
+                    bail!("its process ended with {status} {}", errors.trim().replace('\n', " "))
+                }
             }
         }
     }

@@ -6,9 +6,16 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Estimate {
     /// The figure.
+    #[serde(deserialize_with = "null_is_nan")]
     pub value: f64,
     /// One standard deviation of it, taking targets as independent (which neighbours are not quite).
+    #[serde(deserialize_with = "null_is_nan")]
     pub error: f64,
+}
+
+/// JSON has no infinities: they are written as `null`, and what is read back is NaN.
+pub(crate) fn null_is_nan<'de, D: serde::Deserializer<'de>>(from: D) -> Result<f64, D::Error> {
+    Ok(Option::<f64>::deserialize(from)?.unwrap_or(f64::NAN))
 }
 
 impl std::fmt::Display for Estimate {
@@ -74,6 +81,14 @@ mod tests {
         assert!((e.error - (3.5f64 / 3.0).sqrt()).abs() < 1e-15);
         assert!((e.exp().error - 3f64.exp() * e.error).abs() < 1e-12);
         assert_eq!(format!("{e:.2}"), "3.00 ± 1.08");
+    }
+
+    #[test]
+    fn what_is_infinite_goes_through_json() {
+        let json = serde_json::to_string(&Estimate { value: f64::INFINITY, error: 1.0 }).unwrap();
+        assert_eq!(json, r#"{"value":null,"error":1.0}"#);
+        let back: Estimate = serde_json::from_str(&json).unwrap();
+        assert!(back.value.is_nan() && back.error == 1.0);
     }
 
     #[test]

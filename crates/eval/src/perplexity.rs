@@ -3,7 +3,7 @@
 use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
-use crate::estimate::{Moments, quantile};
+use crate::estimate::{Moments, null_is_nan, quantile};
 use crate::source::{Limits, LogitsSource, Piece};
 use crate::{Estimate, EvalError, Protocol, Stamp, Window, rows};
 
@@ -66,10 +66,13 @@ pub struct Divergence {
     /// The mean.
     pub mean: Estimate,
     /// The middle.
+    #[serde(deserialize_with = "null_is_nan")]
     pub median: f64,
     /// 99 % are at most this.
+    #[serde(deserialize_with = "null_is_nan")]
     pub p99: f64,
     /// The largest.
+    #[serde(deserialize_with = "null_is_nan")]
     pub max: f64,
     /// The fraction of targets for which both models' most probable token is the same.
     pub same_top: Estimate,

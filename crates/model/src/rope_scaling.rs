@@ -90,18 +90,18 @@ pub fn llama3_factors(p: &RopeParameters) -> Vec<f32> {
     else {
         return Vec::new();
     };
-    let context = original_context as f64;
+    // Single precision throughout, as both transformers and llama.cpp's converter compute it.
+    let (context, factor) = (original_context as f32, factor as f32);
+    let (low, high) = (low_freq_factor as f32, high_freq_factor as f32);
     let one = |period: f32| {
         let wavelength = (2.0 * PI) as f32 / (1.0 / period);
-        let wavelength = f64::from(wavelength);
-        if wavelength > context / low_freq_factor {
-            factor as f32
-        } else if wavelength < context / high_freq_factor {
+        if wavelength > context / low {
+            factor
+        } else if wavelength < context / high {
             1.0
         } else {
-            let smooth =
-                (context / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
-            (1.0 / ((1.0 - smooth) / factor + smooth)) as f32
+            let smooth = (context / wavelength - low) / (high - low);
+            1.0 / ((1.0 - smooth) / factor + smooth)
         }
     };
     periods(p).map(one).collect()

@@ -21,17 +21,18 @@ pub(super) struct Layout {
     arch: Arch,
     n_heads: usize,
     n_kv_heads: usize,
+    head_dim: usize,
     direction: Direction,
 }
 
 impl Layout {
     pub(super) fn new(arch: Arch, config: &ModelConfig, direction: Direction) -> Self {
-        let (n_heads, n_kv_heads) = match config {
-            ModelConfig::Decoder(c) => (c.n_heads, c.n_kv_heads),
-            ModelConfig::Encoder(c) => (c.n_heads, c.n_heads),
-            _ => (1, 1),
+        let (n_heads, n_kv_heads, head_dim) = match config {
+            ModelConfig::Decoder(c) => (c.n_heads, c.n_kv_heads, c.head_dim),
+            ModelConfig::Encoder(c) => (c.n_heads, c.n_heads, c.hidden_size / c.n_heads),
+            _ => (1, 1, 1),
         };
-        Self { arch, n_heads, n_kv_heads, direction }
+        Self { arch, n_heads, n_kv_heads, head_dim, direction }
     }
 
     /// The elements of a tensor in the other layout, as `dtype`.
@@ -65,7 +66,13 @@ impl Layout {
         if !self.arch.interleaves_rope() {
             return Ok(bytes);
         }
-        let len = tensor.shape().dims()[0];
+        let mut expected = tensor.shape().dims().to_vec();
+        let len = std::mem::replace(&mut expected[0], heads * self.head_dim);
+        if len != heads * self.head_dim {
+            let (name, got) = (name.to_owned(), tensor.shape().clone());
+            let expected = expected.into();
+            return Err(model::Error::TensorShape { name, expected, got }.into());
+        }
         Ok(permuted(&bytes, len, heads, self.direction))
     }
 

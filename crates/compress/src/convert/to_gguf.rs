@@ -128,9 +128,8 @@ fn vocabulary(model: &HfModel, meta: &mut Metadata, notes: &mut Vec<String>) -> 
             notes.push(format!("no tokenizer in {}: the file has none", folder.display()));
             // What the configuration says of the roles of tokens is kept.
             for (key, role) in TOKEN_KEYS.iter().zip(["bos", "eos", "padding"]) {
-                let id = model.json().get(*key).and_then(Value::as_u64);
-                if let Some(id) = id.filter(|id| *id < rows as u64) {
-                    meta.set(format!("tokenizer.ggml.{role}_token_id"), id as u32);
+                if let Some(id) = token_id(model, key, rows) {
+                    meta.set(format!("tokenizer.ggml.{role}_token_id"), id);
                 }
             }
             return Ok(());
@@ -144,9 +143,21 @@ fn vocabulary(model: &HfModel, meta: &mut Metadata, notes: &mut Vec<String>) -> 
     if tokens > rows {
         notes.push(format!("{} tokens beyond the model's {rows} are left out", tokens - rows));
     }
-    let vocabulary = tokenizer.to_gguf_vocabulary(Some(rows))?;
+    let mut vocabulary = tokenizer.to_gguf_vocabulary(Some(rows))?;
+    // What the files of the tokenizer leave open, the configuration may say.
+    let special = &mut vocabulary.special;
+    for (key, id) in TOKEN_KEYS.iter().zip([&mut special.bos, &mut special.eos, &mut special.pad]) {
+        *id = id.or_else(|| token_id(model, key, rows));
+    }
     vocabulary.write_gguf(meta);
     Ok(())
+}
+
+/// An id that `config.json` gives; the first of several.
+fn token_id(model: &HfModel, key: &str, rows: usize) -> Option<u32> {
+    let value = model.json().get(key)?;
+    let value = value.as_array().and_then(|list| list.first()).unwrap_or(value);
+    value.as_u64().filter(|id| *id < rows as u64).map(|id| id as u32)
 }
 
 /// `pooling_type` of a sentence-transformers folder: 1 mean, 2 first token, 3 last.
@@ -168,22 +179,23 @@ fn pooling(folder: &Path) -> Option<u32> {
     }
 }
 
-/// A name from that of a folder: words apart, those without capitals or digits with a capital.
+/// A name from that of a folder, as llama.cpp's converter makes it: words apart, and a capital at
+/// the beginning of those without any, but for versions and sizes.
 fn name_of(folder: &Path) -> String {
     let full = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
     let name = full.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
+    let number = |w: &str| w.starts_with(|c: char| c.is_ascii_digit());
     let word = |w: &str| {
-        let mut chars = w.chars();
-        match chars.next() {
-            Some(c) if w.chars().all(|c| c.is_lowercase()) => {
-                c.to_uppercase().chain(chars).collect()
-            }
-            _ => w.to_owned(),
+        let lower = w.contains(char::is_lowercase) && !w.contains(char::is_uppercase);
+        if !lower || number(w) || w.strip_prefix('v').is_some_and(number) {
+            return w.to_owned();
         }
+        let mut chars = w.chars();
+        let first = chars.next().map(char::to_uppercase);
+        first.into_iter().flatten().chain(chars).collect()
     };
-    let words: Vec<String> =
-        name.split(['-', '_', ' ']).filter(|w| !w.is_empty()).map(word).collect();
-    words.join(" ")
+    let words = name.split(['-', '_', ' ']).filter(|w| !w.is_empty()).map(word);
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// `5.8M`, or `8x7B` for experts, as llama.cpp's converter counts.
@@ -216,7 +228,7 @@ mod tests {
     #[test]
     fn names_and_sizes_are_as_llama_cpp_makes_them() {
         assert_eq!(name_of(Path::new("/nowhere/bard")), "Bard");
-        assert_eq!(name_of(Path::new("/nowhere/tiny-llama_1.1B")), "Tiny Llama 1.1B");
+        assert_eq!(name_of(Path::new("/nowhere/tiny-llama_1.1B-v2b")), "Tiny Llama 1.1B v2b");
         let shapes = |n| vec![(vec![n], DType::F32)];
         let config =
             model::arch::hf::config(serde_json::json!({"model_type": "gpt2"}).as_object().unwrap());

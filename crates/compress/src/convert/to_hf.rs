@@ -137,7 +137,11 @@ fn plans(model: &GgufModel, notes: &mut Vec<String>) -> Vec<Plan> {
             let line = names.find(name.with_kind(fused))?;
             let rest: Vec<String> = rest.iter().map(|k| name.with_kind(k).to_string()).collect();
             for other in &rest {
-                shape[0] += model.file().tensor(other)?.shape[0];
+                let other = &model.file().tensor(other)?.shape;
+                if other.get(1..) != shape.get(1..) {
+                    return None;
+                }
+                shape[0] += other[0];
             }
             part = Part::Fused(rest);
             Some((name, line))
