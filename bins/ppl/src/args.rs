@@ -44,6 +44,11 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) allow_requantize: bool,
 
+    /// Keep activations in f32 in products with quantized weights, instead of rounding them to eight
+    /// bits
+    #[arg(long)]
+    pub(crate) exact: bool,
+
     /// Threads [default: all cores]
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     pub(crate) threads: Option<u16>,

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use eval::{EvalError, Limits, LogitsSource, ModelLogits, Piece, Protocol, Task};
 use model::{Model, ModelConfig};
 use serde::{Deserialize, Serialize};
-use tensor::Compute;
+use tensor::{Activations, Compute};
 
 use crate::report::{Figure, Outcome};
 
@@ -32,6 +32,8 @@ pub(crate) struct Job {
     pub(crate) protocols: Vec<Protocol>,
     /// Threads; `None` for as many as there are.
     pub(crate) threads: Option<u16>,
+    /// Whether activations stay f32.
+    pub(crate) exact: bool,
 }
 
 /// What the measuring process says, a JSON line each.
@@ -45,12 +47,15 @@ pub(crate) enum Message {
 }
 
 /// Opens a GGUF file or a Hugging Face folder.
-pub(crate) fn open(path: &Path, threads: Option<u16>) -> Result<Model> {
+fn open(path: &Path, job: &Job) -> Result<Model> {
     let here = || format!("{} cannot be loaded", path.display());
     let (config, weights) = model::weights::open(path).with_context(here)?;
     let mut compute = Compute::cpu();
-    if let Some(n) = threads {
+    if let Some(n) = job.threads {
         compute = compute.with_threads(usize::from(n));
+    }
+    if job.exact {
+        compute = compute.with_activations(Activations::F32);
     }
     Model::load(config, &*weights, compute).with_context(here)
 }
@@ -64,7 +69,7 @@ pub(crate) fn run(job: &Path) -> Result<()> {
         .collect();
 
     let start = Instant::now();
-    let model = open(&job.model, job.threads)?;
+    let model = open(&job.model, &job)?;
     let load_seconds = start.elapsed().as_secs_f64();
 
     let task = |protocol: Protocol, tokens| Task {
@@ -82,7 +87,7 @@ pub(crate) fn run(job: &Path) -> Result<()> {
     }
     let peak_bytes = peak_memory();
 
-    let base = job.base.as_ref().map(|path| open(path, job.threads)).transpose()?;
+    let base = job.base.as_ref().map(|path| open(path, &job)).transpose()?;
     let mut base = base.as_ref().map(ModelLogits::new).transpose()?;
     let windows = job.protocols.iter().map(|p| Ok(p.windows(tokens.len())?.len() as u64));
     let windows: Vec<u64> = windows.collect::<Result<_>>()?;

@@ -59,6 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
             tokenizer: eval::tokenizer_fingerprint(&tokenizer),
             protocols: protocols.clone(),
             threads: args.threads,
+            exact: args.exact,
         };
         let outcome = measure(&workspace, &job, &variant.name)
             .with_context(|| format!("{} cannot be measured", variant.name))?;
@@ -70,7 +71,7 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
         text: args.text().display().to_string(),
         base: variants.base().name.clone(),
         tokens: tokens.len(),
-        machine: machine(args.threads),
+        machine: machine(args),
         formats: measured,
     })
 }
@@ -148,13 +149,14 @@ fn describe(variant: &Variant, outcome: Outcome) -> Result<Format> {
 }
 
 /// The processor's name, where the system tells it, and the number of threads.
-fn machine(threads: Option<u16>) -> String {
+fn machine(args: &Args) -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": "));
     let name = name.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
     let available = || std::thread::available_parallelism().map_or(1, usize::from);
-    let n = threads.map_or_else(available, usize::from);
-    format!("{name}, {n} thread{}", if n == 1 { "" } else { "s" })
+    let n = args.threads.map_or_else(available, usize::from);
+    let exact = if args.exact { ", activations in f32" } else { "" };
+    format!("{name}, {n} thread{}{exact}", if n == 1 { "" } else { "s" })
 }
 
 /// Whether two paths name the same file.

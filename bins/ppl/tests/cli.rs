@@ -127,11 +127,14 @@ fn reports_are_written() {
         let report = s.path(name);
         let more = ["--quants", "q8_0", "--protocol", "stride", "--context", "64,96"];
         let report_path = report.to_str().unwrap();
-        let out = s.run(DRAFT, &[&more[..], &["--threads", "1", "--report", report_path]].concat());
+        let out = s.run(
+            DRAFT,
+            &[&more[..], &["--threads", "1", "--exact", "--report", report_path]].concat(),
+        );
         assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
         let (table, report) =
             (String::from_utf8(out.stdout).unwrap(), std::fs::read_to_string(&report).unwrap());
-        for part in ["Q8_0", "stride 32", "stride 48", "1 thread"] {
+        for part in ["Q8_0", "stride 32", "stride 48", "1 thread, activations in f32"] {
             assert!(table.contains(part), "{part}: {table}");
         }
         match name {

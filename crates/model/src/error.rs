@@ -141,12 +141,12 @@ pub enum Error {
         source: safetensors::SafeTensorError,
     },
     /// A safetensors file with a bad header.
-    #[error("{}: the header cannot be right: {reason}", path.display())]
+    #[error("{path}: the header cannot be right: {fault}")]
     SafetensorsHeader {
         /// The file.
         path: PathBuf,
         /// What is wrong.
-        reason: String,
+        fault: crate::weights::HeaderFault,
     },
     /// An index that has a tensor twice.
     #[error("{}: names tensor '{name}' twice", path.display())]

@@ -134,6 +134,7 @@ fn a_sound_file_of_weights_is_read() {
 
 #[test]
 fn a_damaged_file_of_weights_is_refused() {
+    let alone = BOUNDS.alone();
     let one = |shape: Value, offsets: Value| {
         json!({NAME: {"dtype": "F32", "shape": shape, "data_offsets": offsets}}).to_string()
     };
@@ -173,7 +174,6 @@ fn a_damaged_file_of_weights_is_refused() {
     for end in 0..sound.len() {
         cases.push(("truncated", sound[..end].to_vec()));
     }
-    let alone = BOUNDS.alone();
     for (what, bytes) in cases {
         let error = refused(&alone, what, &folder(&bytes));
         let typed = matches!(
@@ -194,6 +194,7 @@ fn refused(alone: &Alone<'_>, what: &str, dir: &tempfile::TempDir) -> Error {
 
 #[test]
 fn a_large_header_takes_little_memory() {
+    let alone = BOUNDS.alone();
     let long = |item: &str| item.repeat((1 << 20) / item.len());
     let entry = r#""dtype":"U8","data_offsets":[0,1],"shape":"#;
     let headers = [
@@ -210,7 +211,6 @@ fn a_large_header_takes_little_memory() {
         ),
         format!(r#"{{"{}":{{{entry}[2]}}}}"#, "n".repeat(1 << 20)),
     ];
-    let alone = BOUNDS.alone();
     for header in headers {
         let what = &header[..40];
         let error = refused(&alone, what, &folder(&container(&header, 1)));
@@ -224,6 +224,7 @@ fn a_large_header_takes_little_memory() {
 
 #[test]
 fn a_damaged_configuration_is_refused() {
+    let alone = BOUNDS.alone();
     let sound = json!({"model_type": "llama", "hidden_size": 4, "num_attention_heads": 1,
         "num_hidden_layers": 1, "vocab_size": 2, "rope_scaling": {"type": "linear", "factor": 2}});
     let sound = sound.to_string();
@@ -241,7 +242,6 @@ fn a_damaged_configuration_is_refused() {
         ("many keys", format!("{{{}\"a\":0}}", "\"a\":0,".repeat(1 << 17)).into()),
     ];
     cases.extend((0..sound.len()).map(|end| ("truncated", sound[..end].into())));
-    let alone = BOUNDS.alone();
     let dir = folder(&[]);
     for (what, bytes) in cases {
         std::fs::write(dir.path().join("config.json"), bytes).unwrap();
@@ -252,10 +252,10 @@ fn a_damaged_configuration_is_refused() {
 
 #[test]
 fn a_damaged_index_is_refused() {
+    let alone = BOUNDS.alone();
     let dir = folder(&[]);
     std::fs::remove_file(dir.path().join("model.safetensors")).unwrap();
     let many: Vec<String> = (0..70_000).map(|i| format!(r#""{i:x}":"a""#)).collect();
-    let alone = BOUNDS.alone();
     for (what, index) in [
         ("nested", "[".repeat(100_000)),
         ("no map", "{}".to_owned()),

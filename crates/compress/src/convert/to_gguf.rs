@@ -7,7 +7,7 @@ use model::weights::HfModel;
 use model::{Model, ModelConfig};
 use quant_core::{FileType, Work};
 use serde_json::Value;
-use tensor::{DType, Tensor};
+use tensor::DType;
 use tokenizer::Tokenizer;
 
 use super::config_json::TOKEN_KEYS;
@@ -40,11 +40,14 @@ pub fn hf_to_gguf(
     for unused in model.unused() {
         tracing::debug!("{unused} is not used by {}", arch.gguf_name());
     }
-    let first = names.iter().find(|n| n.as_str() == "token_embd.weight");
-    let stored = match first {
-        Some(name) => require(&model, name)?.dtype(),
-        None => DType::F32,
-    };
+    let mut described = Vec::with_capacity(names.len());
+    for name in &names {
+        let found = model.describe(name)?;
+        described.push(found.ok_or_else(|| missing(name))?);
+    }
+    // The first matrix decides for a checkpoint of several types.
+    let matrix = described.iter().find(|(shape, _)| shape.len() > 1);
+    let stored = matrix.map_or(DType::F32, |&(_, dtype)| dtype);
     let dtype = output_type(options, stored)?;
     let file_type = match dtype {
         DType::F32 => FileType::F32,
@@ -52,13 +55,14 @@ pub fn hf_to_gguf(
         _ => FileType::F16,
     };
 
-    // Shapes first: they are in the table before the data.
-    let mut shapes = Vec::with_capacity(names.len());
-    for name in &names {
-        let shape = require(&model, name)?.shape().dims().to_vec();
-        let dtype = gguf_dtype(name, shape.len(), dtype);
-        shapes.push((shape, dtype));
-    }
+    let shapes: Vec<(Vec<usize>, DType)> = names
+        .iter()
+        .zip(described)
+        .map(|(name, (shape, _))| {
+            let dtype = gguf_dtype(name, shape.len(), dtype);
+            (shape, dtype)
+        })
+        .collect();
     let mut meta = Metadata::default();
     meta.set("general.architecture", arch.gguf_name());
     meta.set("general.type", "model");
@@ -102,16 +106,15 @@ pub fn hf_to_gguf(
     let layout = Layout::new(arch, config, Direction::ToGguf);
     let work = Work::threads(options.threads);
     for (name, (_, dtype)) in names.iter().zip(&shapes) {
-        let tensor = require(&model, name)?;
+        let tensor = model.stored(name)?.ok_or_else(|| missing(name))?;
         write(name, &layout.convert(name, &tensor, *dtype, work)?)?;
     }
     writer.commit()?;
     Ok(report)
 }
 
-fn require(model: &HfModel, name: &str) -> Result<Tensor, Error> {
-    let tensor = model.stored(name)?;
-    Ok(tensor.ok_or_else(|| model::Error::MissingTensor { name: name.to_owned() })?)
+fn missing(name: &str) -> model::Error {
+    model::Error::MissingTensor { name: name.to_owned() }
 }
 
 /// The vocabulary as metadata, filled up to as many tokens as the embedding has rows.

@@ -143,6 +143,29 @@ impl HfModel {
         Ok(Some(if tensor.dtype() == DType::F64 { tensor.to_f32()? } else { tensor }))
     }
 
+    /// The shape and the type of what [`HfModel::stored`] gives, without reading it.
+    ///
+    /// # Errors
+    /// [`Error::ElementType`], as there.
+    pub fn describe(&self, name: &str) -> Result<Option<(Vec<usize>, DType)>, Error> {
+        let Some(parsed) = GgufName::parse(name) else { return Ok(None) };
+        let Some(found) = self.find(parsed) else { return Ok(None) };
+        let first = self.mapped(&found.paths[0])?;
+        let mut shape = first.shape().dims().to_vec();
+        match found.how {
+            How::AsIs => {}
+            How::Transposed => shape.reverse(),
+            How::Experts => shape.insert(0, found.paths.len()),
+            How::Half(_) => {
+                if let [_, rows, _] = shape.as_mut_slice() {
+                    *rows /= 2;
+                }
+            }
+        }
+        let dtype = if first.dtype() == DType::F64 { DType::F32 } else { first.dtype() };
+        Ok(Some((shape, dtype)))
+    }
+
     /// How a tensor of GGUF is made from those of the checkpoint, if they are there.
     fn find(&self, name: GgufName<'_>) -> Option<Found> {
         let names = self.arch.names();

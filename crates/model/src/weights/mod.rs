@@ -15,6 +15,7 @@ use crate::{Error, ModelConfig};
 pub use gguf::GgufModel;
 pub(crate) use gguf::tensor as gguf_tensor;
 pub use hf::HfModel;
+pub use safetensors::HeaderFault;
 
 /// Opens a Hugging Face folder or a GGUF file.
 ///

@@ -21,6 +21,29 @@ const MAX_HEADER: u64 = 100_000_000;
 /// More dimensions make no sense.
 const MAX_DIMS: usize = 16;
 
+/// What is wrong with a header.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+#[allow(missing_docs, reason = "the messages say what the variants and their fields are")]
+pub enum HeaderFault {
+    #[error("{bytes} bytes are too few for its length")]
+    TooShort { bytes: usize },
+    #[error("its length is {len}, at most {max} are allowed")]
+    TooLong { len: u64, max: u64 },
+    #[error("its length is {len}, but only {remaining} bytes remain")]
+    BeyondTheFile { len: u64, remaining: usize },
+    #[error("tensor '{tensor}' has no elements")]
+    NoElements { tensor: String },
+    #[error("tensor '{tensor}' has {dims} dimensions, at most {max} make sense")]
+    TooManyDimensions { tensor: String, dims: usize, max: usize },
+    #[error("tensor '{tensor}' lies at {begin}..{end} of {data} bytes of data")]
+    BeyondTheData { tensor: String, begin: usize, end: usize, data: usize },
+    #[error("the name '{name}' occurs twice")]
+    Duplicate { name: String },
+    #[error("{bytes} bytes follow the last tensor")]
+    TrailingBytes { bytes: usize },
+}
+
 /// A tensor of a file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
@@ -59,22 +82,21 @@ pub(crate) fn open(path: &Path) -> Result<(MappedFile, Vec<Entry>), Error> {
 /// # Errors
 /// [`Error::SafetensorsHeader`], [`Error::Safetensors`] and [`Error::Json`].
 pub fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Entry>, Error> {
-    let refuse = |reason: String| Error::SafetensorsHeader { path: path.to_owned(), reason };
+    let refuse = |fault| Error::SafetensorsHeader { path: path.to_owned(), fault };
     let Some((len, rest)) = bytes.split_first_chunk::<8>() else {
-        return Err(refuse(format!("{} bytes are too few for a length", bytes.len())));
+        return Err(refuse(HeaderFault::TooShort { bytes: bytes.len() }));
     };
     let len = u64::from_le_bytes(*len);
     if len > MAX_HEADER {
-        return Err(refuse(format!("its length is {len}, at most {MAX_HEADER} are allowed")));
+        return Err(refuse(HeaderFault::TooLong { len, max: MAX_HEADER }));
     }
     let Some((json, data)) = rest.split_at_checked(len as usize) else {
-        let remain = rest.len();
-        return Err(refuse(format!("its length is {len}, but only {remain} bytes remain")));
+        return Err(refuse(HeaderFault::BeyondTheFile { len, remaining: rest.len() }));
     };
     let pairs: Pairs<TensorInfo> = serde_json::from_slice(json)
         .map_err(|source| Error::Json { path: path.to_owned(), source })?;
     if let Some(name) = pairs.duplicate() {
-        return Err(refuse(format!("the name '{name}' occurs twice")));
+        return Err(refuse(HeaderFault::Duplicate { name: name.to_owned() }));
     }
     let mut tensors = pairs.0;
     tensors.iter().try_for_each(|(name, info)| check(name, info, data.len()).map_err(refuse))?;
@@ -93,22 +115,23 @@ pub fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Entry>, Error> {
         .map_err(|source| Error::Safetensors { path: path.to_owned(), source })?;
     match data.len() - end {
         0 => Ok(entries),
-        n => Err(refuse(format!("{n} bytes follow the last tensor"))),
+        bytes => Err(refuse(HeaderFault::TrailingBytes { bytes })),
     }
 }
 
 /// Refuses what the crate would not, or not soon; its offsets lie in `data` bytes.
-fn check(name: &str, info: &TensorInfo, data: usize) -> Result<(), String> {
+fn check(name: &str, info: &TensorInfo, data: usize) -> Result<(), HeaderFault> {
+    let tensor = name.to_owned();
     let (begin, end) = info.data_offsets;
     if info.shape.len() > MAX_DIMS {
-        let n = info.shape.len();
-        return Err(format!("tensor '{name}' has {n} dimensions, at most {MAX_DIMS} make sense"));
+        let dims = info.shape.len();
+        return Err(HeaderFault::TooManyDimensions { tensor, dims, max: MAX_DIMS });
     }
     if info.shape.contains(&0) {
-        return Err(format!("tensor '{name}' has no elements"));
+        return Err(HeaderFault::NoElements { tensor });
     }
     if begin > data || end > data {
-        return Err(format!("tensor '{name}' lies at {begin}..{end} of {data} bytes of data"));
+        return Err(HeaderFault::BeyondTheData { tensor, begin, end, data });
     }
     Ok(())
 }
