@@ -1,47 +1,23 @@
 //! The GGUF lines of the list of hostile inputs: each is a typed error within 50 ms and 16 MiB.
 
-mod common;
-
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
-
-use common::*;
 use gguf::{Error, Gguf, parse};
-use peak_alloc::PeakAlloc;
+use testkit::bounds::{Bounds, PeakAlloc};
+use testkit::gguf::*;
 
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// One at a time, since the allocator counts for the whole process.
-static ONE: Mutex<()> = Mutex::new(());
-
-/// The error that `read` finds, in 50 ms (the least of several times: the machine may have other work) and
-/// 16 MiB.
-fn within_bounds(read: impl Fn() -> Error) -> Error {
-    let mut times = Vec::new();
-    loop {
-        ALLOCATOR.reset_peak_usage();
-        let (before, start) = (ALLOCATOR.current_usage(), Instant::now());
-        let error = read();
-        let (took, memory) = (start.elapsed(), ALLOCATOR.peak_usage().saturating_sub(before));
-        assert!(memory < 16 << 20, "{error}: {memory} bytes");
-        times.push(took);
-        if took < Duration::from_millis(50) {
-            return error;
-        }
-        assert!(times.len() < 20, "{error}: {times:?}");
-    }
-}
+static BOUNDS: Bounds = Bounds::new(&ALLOCATOR);
 
 /// The error of bytes, from memory and from a file.
 fn error_of(make: impl FnOnce() -> Vec<u8>) -> Error {
-    let _one = ONE.lock().unwrap_or_else(|e| e.into_inner());
+    let alone = BOUNDS.alone();
     let bytes = make();
     let path = tempfile::NamedTempFile::new().unwrap().into_temp_path();
     std::fs::write(&path, &bytes).unwrap();
 
-    let from_bytes = within_bounds(|| parse(&bytes).expect_err("the bytes are wrong"));
-    let from_file = within_bounds(|| Gguf::open(&path).expect_err("the file is wrong"));
+    let from_bytes = alone.check("bytes", || parse(&bytes)).expect_err("the bytes are wrong");
+    let from_file = alone.check("file", || Gguf::open(&path)).expect_err("the file is wrong");
     assert_eq!(from_bytes.to_string(), from_file.fault().to_string());
     assert!(!from_bytes.to_string().contains('\n'), "{from_bytes}");
     from_bytes

@@ -148,8 +148,16 @@ pub enum Error {
         /// What is wrong.
         fault: crate::weights::HeaderFault,
     },
+    /// An index that has a tensor twice.
+    #[error("{}: names tensor '{name}' twice", path.display())]
+    RepeatedTensor {
+        /// The index.
+        path: PathBuf,
+        /// The tensor.
+        name: String,
+    },
     /// An index that names a shard outside of its folder.
-    #[error("{}: shard {shard} is no plain file name", path.display())]
+    #[error("{}: shard {shard:?} is no plain file name", path.display())]
     ShardPath {
         /// The index.
         path: PathBuf,

@@ -55,6 +55,19 @@ impl Model {
         Ok(Self { config, body, compute })
     }
 
+    /// Whether a source has every weight that a configuration asks for, in its shape and of a type
+    /// that a weight can have; keeps none of them.
+    ///
+    /// # Errors
+    /// As [`Decoder::load`].
+    pub fn check(config: &ModelConfig, source: &dyn WeightSource) -> Result<(), Error> {
+        let none = &mut |_: &str, _: Tensor| Ok(());
+        match config.clone() {
+            ModelConfig::Decoder(c) => Decoder::load_with(c, source, none).map(drop),
+            ModelConfig::Encoder(c) => Encoder::load_with(c, source, none).map(drop),
+        }
+    }
+
     /// The same weights, run with other threads, instructions or activations.
     #[must_use]
     pub fn with_compute(self, compute: Compute) -> Self {

@@ -1,5 +1,9 @@
-//! What the tests of several crates share: where the reference data lies.
+//! What the tests of several crates share: where the reference data lies, and files that are wrong.
 #![forbid(unsafe_code)]
+
+pub mod bounds;
+pub mod gguf;
+pub mod hostile;
 
 use std::path::{Path, PathBuf};
 

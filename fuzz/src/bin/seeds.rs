@@ -7,7 +7,9 @@ use blocks::DType;
 use gguf::{Array, Builder, Value};
 
 fn main() -> std::io::Result<()> {
-    write("gguf_reader", gguf_reader())
+    write("gguf_reader", gguf_reader())?;
+    write("safetensors", safetensors())?;
+    write("model_config", model_config())
 }
 
 fn write(target: &str, seeds: Vec<(String, Vec<u8>)>) -> std::io::Result<()> {
@@ -74,6 +76,62 @@ fn gguf_reader() -> Vec<(String, Vec<u8>)> {
 
     seed("nested", nested());
     seeds
+}
+
+fn safetensors() -> Vec<(String, Vec<u8>)> {
+    let container = |header: &str, data: usize| {
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        bytes.resize(bytes.len() + data, 1);
+        bytes
+    };
+    let tensor = |dtype: &str, shape: &str, begin: usize, end: usize| {
+        format!(r#"{{"dtype":"{dtype}","shape":{shape},"data_offsets":[{begin},{end}]}}"#)
+    };
+    let two = format!(
+        r#"{{"__metadata__":{{"format":"pt"}},"a":{},"b":{}}}"#,
+        tensor("F32", "[2,2]", 0, 16),
+        tensor("BF16", "[3]", 16, 22)
+    );
+    let twice =
+        format!(r#"{{"a":{},"a":{}}}"#, tensor("U8", "[1]", 0, 1), tensor("U8", "[1]", 1, 2));
+    let empty = format!(r#"{{"a":{}}}"#, tensor("F16", "[0]", 0, 0));
+    let scalar = format!(r#"{{"a":{}}}     "#, tensor("I64", "[]", 0, 8));
+    [("two", &two, 22), ("twice", &twice, 2), ("empty", &empty, 0), ("scalar", &scalar, 8)]
+        .map(|(name, header, data)| (format!("{name}.safetensors"), container(header, data)))
+        .into()
+}
+
+fn model_config() -> Vec<(String, Vec<u8>)> {
+    let seeds = [
+        (
+            "llama",
+            r#"{"model_type":"llama","hidden_size":64,"num_attention_heads":4,"num_hidden_layers":2,"num_key_value_heads":2,"vocab_size":320,"rope_scaling":{"rope_type":"llama3","factor":8.0,"low_freq_factor":1.0,"high_freq_factor":4.0,"original_max_position_embeddings":64}}"#,
+        ),
+        (
+            "mistral",
+            r#"{"model_type":"mistral","hidden_size":64,"num_attention_heads":4,"num_key_value_heads":1,"num_hidden_layers":1,"sliding_window":16,"rope_parameters":{"rope_type":"yarn","factor":4.0,"rope_theta":1e4,"beta_fast":32,"mscale":1.0,"mscale_all_dim":0.5}}"#,
+        ),
+        (
+            "qwen3_moe",
+            r#"{"architectures":["Qwen3MoeForCausalLM"],"hidden_size":64,"num_attention_heads":4,"num_key_value_heads":4,"num_hidden_layers":2,"num_experts":4,"num_experts_per_tok":2,"mlp_only_layers":[0],"decoder_sparse_step":1,"norm_topk_prob":true}"#,
+        ),
+        (
+            "gemma3",
+            r#"{"model_type":"gemma3","text_config":{"num_hidden_layers":2,"layer_types":["full_attention","sliding_attention"],"sliding_window":8,"rope_local_base_freq":1e4,"query_pre_attn_scalar":16,"final_logit_softcapping":null}}"#,
+        ),
+        (
+            "phi3",
+            r#"{"model_type":"phi3","hidden_size":8,"num_attention_heads":2,"num_key_value_heads":2,"num_hidden_layers":1,"original_max_position_embeddings":64,"partial_rotary_factor":0.5,"rope_scaling":{"type":"longrope","long_factor":[1.5],"short_factor":[1.0]}}"#,
+        ),
+        ("gpt2", r#"{"model_type":"gpt2","n_embd":8,"n_head":2,"n_layer":1,"n_inner":null}"#),
+        (
+            "opt",
+            r#"{"model_type":"opt","hidden_size":8,"num_attention_heads":2,"num_hidden_layers":1,"word_embed_proj_dim":4,"do_layer_norm_before":false}"#,
+        ),
+        ("bert", r#"{"model_type":"bert","hidden_size":8,"num_attention_heads":2}"#),
+    ];
+    seeds.map(|(name, json)| (format!("{name}.json"), json.into())).into()
 }
 
 fn scalars() -> Vec<Value> {

@@ -3,7 +3,6 @@
 use model::ModelConfig;
 use model::arch::Arch;
 use model::arch::names::GgufName;
-use model::config::{DecoderConfig, Position};
 use quant_core::{Source, Work, quantize_tensor};
 use tensor::{DType, Tensor};
 
@@ -99,45 +98,6 @@ fn permuted(bytes: &[u8], len: usize, heads: usize, direction: Direction) -> Vec
         out.extend_from_slice(&bytes[(base + from) * row..][..row]);
     }
     out
-}
-
-/// Refuses a checkpoint that lacks a tensor that its configuration asks for: what is made from it
-/// could not be loaded.
-pub(super) fn check_complete(
-    arch: Arch,
-    config: &ModelConfig,
-    there: impl Fn(&str) -> bool,
-) -> Result<(), Error> {
-    let ModelConfig::Decoder(c) = config else { return Ok(()) };
-    for name in arch.names().gguf(c.n_layers).filter(|n| n.suffix == "weight" && asked(c, *n)) {
-        let full = name.to_string();
-        let apart: &[&str] = match name.kind {
-            "attn_qkv" => &["attn_q", "attn_k", "attn_v"],
-            _ => &[],
-        };
-        let apart = apart.iter().map(|kind| name.with_kind(kind).to_string());
-        if !there(&full) && (apart.len() == 0 || !apart.into_iter().all(|n| there(&n))) {
-            return Err(model::Error::MissingTensor { name: full }.into());
-        }
-    }
-    Ok(())
-}
-
-/// Whether a decoder of this configuration has the tensor.
-fn asked(c: &DecoderConfig, name: GgufName<'_>) -> bool {
-    let expert_layer = |i: usize| c.experts.as_ref().is_some_and(|e| e.layers[i]);
-    match (name.kind, name.layer) {
-        ("output", _) => !c.tied_embeddings,
-        ("output_norm", _) => c.final_norm,
-        ("position_embd", _) => matches!(c.position, Position::Learned { .. }),
-        ("token_embd_proj" | "output_proj", _) => c.embedding_width.is_some(),
-        ("attn_q_norm" | "attn_k_norm", _) => c.qk_norm,
-        ("ffn_gate" | "ffn_up" | "ffn_down", Some(i)) => !expert_layer(i),
-        ("ffn_gate_inp" | "ffn_gate_exps" | "ffn_up_exps" | "ffn_down_exps", Some(i)) => {
-            expert_layer(i)
-        }
-        _ => true,
-    }
 }
 
 /// The type that a tensor has in a GGUF file whose matrices are `dtype`, as llama.cpp's converter

@@ -1,18 +1,17 @@
 //! A Hugging Face folder to a GGUF file.
 
-use std::collections::HashSet;
 use std::path::Path;
 
 use gguf::{Builder, Metadata};
-use model::ModelConfig;
 use model::weights::HfModel;
+use model::{Model, ModelConfig};
 use quant_core::{FileType, Work};
 use serde_json::Value;
 use tensor::DType;
 use tokenizer::Tokenizer;
 
 use super::config_json::TOKEN_KEYS;
-use super::layout::{Direction, Layout, check_complete, gguf_dtype};
+use super::layout::{Direction, Layout, gguf_dtype};
 use super::{Options, Report, metadata, output_type};
 use crate::{Error, Progress, Step};
 
@@ -34,10 +33,9 @@ pub fn hf_to_gguf(
     progress: Progress<'_>,
 ) -> Result<Report, Error> {
     let model = HfModel::open(folder)?;
+    Model::check(model.config(), &model)?;
     let (arch, config) = (model.arch(), model.config());
     let names = model.names();
-    let known: HashSet<&str> = names.iter().map(String::as_str).collect();
-    check_complete(arch, config, |name| known.contains(name))?;
     let mut notes = Vec::new();
     for unused in model.unused() {
         tracing::debug!("{unused} is not used by {}", arch.gguf_name());

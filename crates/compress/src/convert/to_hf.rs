@@ -4,19 +4,19 @@ use std::fs::File;
 use std::path::Path;
 
 use gguf::Metadata;
-use model::ModelConfig;
 use model::arch::Arch;
 use model::arch::names::GgufName;
 use model::config::{Position, RopeScaling};
 use model::rope_scaling::llama3_factors;
 use model::weights::GgufModel;
+use model::{Model, ModelConfig};
 use quant_core::Work;
 use serde_json::{Value, json};
 use tensor::{DType, Tensor};
 use tokenizer::Vocabulary;
 
 use super::config_json::{self, Facts, TOKEN_KEYS};
-use super::layout::{Direction, Layout, check_complete};
+use super::layout::{Direction, Layout};
 use super::shards::{Declared, SHARD_BYTES, Shards, write_json};
 use super::{Options, Report, output_type};
 use crate::{Error, Progress, Step};
@@ -69,9 +69,9 @@ fn to_hf(
         return Err(Error::OutputExists { path: out.to_owned() });
     }
     let model = GgufModel::open(file)?;
+    Model::check(model.config(), &model)?;
     let mut report = Report::default();
     let dtype = output_type(options, stored_type(&model))?;
-    check_complete(model.arch(), model.config(), |name| model.file().tensor(name).is_some())?;
     let plans = plans(&model, &mut report.notes);
     let parent = out.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let mut builder = tempfile::Builder::new();

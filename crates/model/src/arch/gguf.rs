@@ -10,7 +10,7 @@ use tensor::{Activation, RopeLayout};
 
 use super::Arch;
 use super::hf::{learned_decoder, parse_activation};
-use super::json::{MAX_COUNT, MAX_PARTS, invalid};
+use super::json::{MAX_COUNT, MAX_HEAD, MAX_PARTS, invalid};
 use crate::config::{
     BlockLayout, DecoderConfig, EncoderConfig, Experts, FeedForward, ModelConfig, Norm, NormKind,
     Position, RopeParameters, RopeScaling, RotaryConfig,
@@ -157,15 +157,18 @@ impl<'a> Keys<'a> {
 
     fn head_dim(&self, hidden_size: usize, n_heads: usize) -> Result<usize, Error> {
         const NAME: &str = "attention.key_length";
-        let head_dim = match self.count(NAME, 1 << 16)? {
+        let whole = hidden_size.is_multiple_of(n_heads);
+        let head_dim = match self.count(NAME, MAX_HEAD)? {
             Some(n) => n,
-            None if hidden_size.is_multiple_of(n_heads) => hidden_size / n_heads,
+            None if whole && hidden_size / n_heads <= MAX_HEAD => hidden_size / n_heads,
             None => {
-                let expected = format!("a divisor of embedding_length ({hidden_size})");
+                let expected = format!(
+                    "a divisor of embedding_length ({hidden_size}), with heads up to {MAX_HEAD}"
+                );
                 return Err(invalid(&self.key("attention.head_count"), n_heads, expected));
             }
         };
-        match self.count("attention.value_length", 1 << 16)? {
+        match self.count("attention.value_length", MAX_HEAD)? {
             Some(v) if v != head_dim => {
                 let expected = format!("as attention.key_length ({head_dim})");
                 Err(invalid(&self.key("attention.value_length"), v, expected))
@@ -286,7 +289,7 @@ fn position(
     windows: &[Option<usize>],
 ) -> Result<Position, Error> {
     const DIM: &str = "rope.dimension_count";
-    let rotary_dim = k.count(DIM, 1 << 16)?.unwrap_or(head_dim);
+    let rotary_dim = k.count(DIM, MAX_HEAD)?.unwrap_or(head_dim);
     if rotary_dim > head_dim || !rotary_dim.is_multiple_of(2) {
         let expected = format!("an even number of the {head_dim} elements of a head");
         return Err(invalid(&k.key(DIM), rotary_dim, expected));
@@ -329,13 +332,21 @@ fn scaling(
     let original_context = original.unwrap_or(context).max(2);
     let attention_factor = k.positive("rope.scaling.attn_factor")?.map(f64::from);
     let table = |name: &str| -> Result<Option<Vec<f32>>, Error> {
-        let Some(tensor) = weights::gguf_tensor(k.file, name)? else { return Ok(None) };
-        let factors = tensor.into_vec()?;
-        if factors.len() != rotary_dim / 2 || !factors.iter().all(|f| *f > 0.0 && f.is_finite()) {
+        let Some(info) = k.file.tensor(name) else { return Ok(None) };
+        let refused = || {
             let expected = format!("{} numbers above zero", rotary_dim / 2);
-            return Err(invalid(name, format!("{} numbers", factors.len()), expected));
+            invalid(name, format!("{} numbers", info.elements()), expected)
+        };
+        // A tensor of any other length is not decoded: it may be large.
+        if info.elements() != rotary_dim / 2 {
+            return Err(refused());
         }
-        Ok(Some(factors))
+        let tensor = weights::gguf_tensor(k.file, name)?.ok_or_else(refused)?;
+        let factors = tensor.into_vec()?;
+        match factors.iter().all(|f| *f > 0.0 && f.is_finite()) {
+            true => Ok(Some(factors)),
+            false => Err(refused()),
+        }
     };
     if let Some(long_factor) = table("rope_factors_long.weight")? {
         let short_factor = table("rope_factors_short.weight")?

@@ -8,7 +8,7 @@ use tensor::{Activation, RopeLayout};
 
 use super::Arch;
 use super::hf_rope::{self, RopeContext};
-use super::json::{MAX_COUNT, MAX_PARTS, Params, invalid};
+use super::json::{MAX_COUNT, MAX_HEAD, MAX_PARTS, Params, invalid};
 use crate::Error;
 use crate::config::{
     BlockLayout, DecoderConfig, EncoderConfig, Experts, FeedForward, ModelConfig, Norm, NormKind,
@@ -230,7 +230,7 @@ fn head_dim(
     n_heads: usize,
     default: Option<usize>,
 ) -> Result<usize, Error> {
-    let own = match p.count("head_dim", 1 << 16)? {
+    let own = match p.count("head_dim", MAX_HEAD)? {
         None if !p.contains("head_dim") => default,
         own => own,
     };
@@ -242,10 +242,11 @@ fn head_dim(
 
 /// Elements a head where nothing but the width says so.
 fn divided_width(key: &str, hidden_size: usize, n_heads: usize) -> Result<usize, Error> {
-    if hidden_size.is_multiple_of(n_heads) && hidden_size >= n_heads {
+    if hidden_size.is_multiple_of(n_heads) && (1..=MAX_HEAD).contains(&(hidden_size / n_heads)) {
         return Ok(hidden_size / n_heads);
     }
-    Err(invalid(key, n_heads, format!("a divisor of the width ({hidden_size})")))
+    let expected = format!("a divisor of the width ({hidden_size}), with heads up to {MAX_HEAD}");
+    Err(invalid(key, n_heads, expected))
 }
 
 fn activation(p: &Params<'_>, key: &str, default: Activation) -> Result<Activation, Error> {

@@ -14,6 +14,8 @@ pub(crate) struct Params<'a> {
 pub(crate) const MAX_COUNT: usize = 1 << 31;
 /// The most layers, heads or experts that make sense; what is allocated for each is small.
 pub(crate) const MAX_PARTS: usize = 1 << 14;
+/// The most elements of a head that make sense; a frequency is computed for each pair.
+pub(crate) const MAX_HEAD: usize = 1 << 16;
 
 impl<'a> Params<'a> {
     pub(crate) fn new(map: &'a Map<String, Value>) -> Self {
@@ -47,11 +49,11 @@ impl<'a> Params<'a> {
         }
     }
 
-    /// A finite number above zero.
+    /// A finite number above zero, in single precision too.
     pub(crate) fn positive(&self, key: &str) -> Result<Option<f64>, Error> {
         let Some(value) = self.get(key) else { return Ok(None) };
         match value.as_f64() {
-            Some(v) if v > 0.0 && v.is_finite() => Ok(Some(v)),
+            Some(v) if v as f32 > 0.0 && (v as f32).is_finite() => Ok(Some(v)),
             _ => Err(invalid(key, value, "a number above zero")),
         }
     }

@@ -6,18 +6,22 @@ use std::path::{Component, Path, PathBuf};
 
 use files::MappedFile;
 use safetensors::Dtype;
+use serde::Deserialize;
 use serde_json::{Map, Value};
 use tensor::{DType, Tensor};
 
 use super::WeightSource;
+use super::pairs::Pairs;
 use super::safetensors::{self as container, Entry};
 use super::split::Parts;
 use crate::arch::names::{GgufName, Name};
 use crate::arch::{self, Arch};
 use crate::{Error, ModelConfig};
 
-/// Configurations are small; a larger file is none.
+/// An index of shards has a line a tensor; larger files are none.
 const MAX_JSON: u64 = 64 << 20;
+/// Configurations are small; a parsed value takes a hundred bytes.
+const MAX_VALUES: usize = 1 << 16;
 
 /// An opened Hugging Face folder.
 ///
@@ -50,7 +54,7 @@ impl HfModel {
     /// [`Error::Io`], [`Error::Json`], those of [`arch::hf::config`], and what is wrong with the
     /// files of weights.
     pub fn open(folder: &Path) -> Result<Self, Error> {
-        let json = read_object(&folder.join("config.json"))?;
+        let json = read_config(&folder.join("config.json"))?;
         let (arch, config) = arch::hf::config(&json)?;
         let parts = Parts::new(arch, &config);
         let (files, tensors) = open_weights(folder)?;
@@ -265,16 +269,36 @@ enum How {
     Half(usize),
 }
 
-/// Reads a JSON object.
-pub(crate) fn read_object(path: &Path) -> Result<Map<String, Value>, Error> {
+/// Reads a file of JSON that is not too large for what it should be.
+fn read_json(path: &Path) -> Result<Vec<u8>, Error> {
     let io = |source| Error::Io { path: path.to_owned(), source };
     let len = std::fs::metadata(path).map_err(io)?.len();
     if len > MAX_JSON {
-        let reason = format!("{len} bytes are too many for a configuration");
-        return Err(io(std::io::Error::other(reason)));
+        return Err(io(too_many(len, "bytes")));
     }
-    let bytes = std::fs::read(path).map_err(io)?;
+    std::fs::read(path).map_err(io)
+}
+
+fn too_many(n: impl std::fmt::Display, what: &str) -> std::io::Error {
+    let reason = format!("{n} {what} are too many for a configuration");
+    std::io::Error::new(std::io::ErrorKind::InvalidData, reason)
+}
+
+/// Reads a configuration.
+fn read_config(path: &Path) -> Result<Map<String, Value>, Error> {
+    let bytes = read_json(path)?;
+    let values = bytes.iter().filter(|b| matches!(b, b',' | b'[' | b'{')).count();
+    if values > MAX_VALUES {
+        return Err(Error::Io { path: path.to_owned(), source: too_many(values, "values") });
+    }
     serde_json::from_slice(&bytes).map_err(|source| Error::Json { path: path.to_owned(), source })
+}
+
+/// `model.safetensors.index.json`.
+#[derive(Deserialize)]
+struct Index {
+    /// The shard of each tensor.
+    weight_map: Option<Pairs<String>>,
 }
 
 type Weights = (Vec<MappedFile>, HashMap<String, Place>);
@@ -311,22 +335,22 @@ fn open_weights(folder: &Path) -> Result<Weights, Error> {
 
 /// The shards that an index lists, each with its tensors.
 fn shards(index: &Path) -> Result<BTreeMap<String, Vec<String>>, Error> {
-    let json = read_object(index)?;
-    let map = json.get("weight_map").and_then(Value::as_object);
-    let map = map.ok_or_else(|| Error::MissingParameter { key: "weight_map".to_owned() })?;
+    let Index { weight_map } = serde_json::from_slice(&read_json(index)?)
+        .map_err(|source| Error::Json { path: index.to_owned(), source })?;
+    let map = weight_map.ok_or_else(|| Error::MissingParameter { key: "weight_map".to_owned() })?;
+    if let Some(name) = map.duplicate() {
+        return Err(Error::RepeatedTensor { path: index.to_owned(), name: name.to_owned() });
+    }
     let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (name, shard) in map {
+    for (name, shard) in map.0 {
         // A shard lies in the folder itself: no path, no parent, no drive.
-        let plain = shard.as_str().filter(|s| {
-            let mut parts = Path::new(s).components();
-            let one = matches!(parts.next(), Some(Component::Normal(_)));
-            one && parts.next().is_none() && !s.contains(['/', '\\', ':', '\0'])
-        });
-        let Some(shard) = plain else {
-            let shard = shard.to_string().chars().take(100).collect();
+        let mut parts = Path::new(&shard).components();
+        let one = matches!(parts.next(), Some(Component::Normal(_)));
+        if !one || parts.next().is_some() || shard.contains(['/', '\\', ':', '\0']) {
+            let shard = shard.chars().take(100).collect();
             return Err(Error::ShardPath { path: index.to_owned(), shard });
-        };
-        shards.entry(shard.to_owned()).or_default().push(name.clone());
+        }
+        shards.entry(shard).or_default().push(name);
     }
     Ok(shards)
 }

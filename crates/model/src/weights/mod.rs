@@ -2,7 +2,8 @@
 
 mod gguf;
 mod hf;
-mod safetensors;
+mod pairs;
+pub mod safetensors;
 mod split;
 
 use std::path::Path;

@@ -1,25 +1,27 @@
 //! One safetensors file: its header, checked, and where each tensor's bytes lie.
 //!
 //! The format is eight bytes of header length, a JSON header, and the data. The crate `safetensors`
-//! checks shapes against offsets, overlaps and trailing bytes; what it lets pass is checked here
-//! first: names that occur twice, tensors without elements, and offsets so large that their sums
-//! would wrap.
+//! checks shapes against offsets, and that tensors follow each other without gaps. What it lets pass
+//! is checked here: names that occur twice, tensors without elements, offsets so large that their
+//! sums would wrap, bytes behind the last tensor. The header is parsed here as well, since the
+//! crate holds all of it in memory several times over.
 
-use std::fmt;
 use std::ops::Range;
 use std::path::Path;
 
 use files::MappedFile;
-use safetensors::{Dtype, SafeTensors};
-use serde::Deserialize;
-use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
 
+use super::pairs::Pairs;
 use crate::Error;
 
 /// Longer headers are refused, as by the format's own library.
 const MAX_HEADER: u64 = 100_000_000;
+/// More dimensions make no sense.
+const MAX_DIMS: usize = 16;
 
-/// What is wrong with a header that the crate `safetensors` would let pass.
+/// What is wrong with a header.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 #[allow(missing_docs, reason = "the messages say what the variants and their fields are")]
@@ -32,20 +34,27 @@ pub enum HeaderFault {
     BeyondTheFile { len: u64, remaining: usize },
     #[error("tensor '{tensor}' has no elements")]
     NoElements { tensor: String },
+    #[error("tensor '{tensor}' has {dims} dimensions, at most {max} make sense")]
+    TooManyDimensions { tensor: String, dims: usize, max: usize },
     #[error("tensor '{tensor}' lies at {begin}..{end} of {data} bytes of data")]
-    BeyondTheData { tensor: String, begin: u64, end: u64, data: usize },
+    BeyondTheData { tensor: String, begin: usize, end: usize, data: usize },
     #[error("the name '{name}' occurs twice")]
     Duplicate { name: String },
+    #[error("{bytes} bytes follow the last tensor")]
+    TrailingBytes { bytes: usize },
 }
 
 /// A tensor of a file.
-#[derive(Clone, Debug)]
-pub(crate) struct Entry {
-    pub(crate) name: String,
-    pub(crate) dtype: Dtype,
-    pub(crate) shape: Vec<usize>,
-    /// Bytes of the file.
-    pub(crate) range: Range<usize>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its name.
+    pub name: String,
+    /// The type of its elements, as the format has it.
+    pub dtype: Dtype,
+    /// Its shape, the length of a row last.
+    pub shape: Vec<usize>,
+    /// Where its bytes lie in the file.
+    pub range: Range<usize>,
 }
 
 /// Maps a file and reads its header; tensors in the order of their data.
@@ -56,94 +65,73 @@ pub(crate) fn open(path: &Path) -> Result<(MappedFile, Vec<Entry>), Error> {
     Ok((file, entries))
 }
 
-/// Reads the header of a whole file; `path` is for messages.
-pub(crate) fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Entry>, Error> {
-    let refuse = |source| Error::Safetensors { path: path.to_owned(), source };
-    check_header(bytes, path)?;
-    let (header, metadata) = SafeTensors::read_metadata(bytes).map_err(refuse)?;
-    let data = header + 8;
-    let mut entries: Vec<Entry> = metadata
-        .tensors()
-        .into_iter()
-        .map(|(name, info)| Entry {
-            name,
-            dtype: info.dtype,
-            shape: info.shape.clone(),
-            range: data + info.data_offsets.0..data + info.data_offsets.1,
-        })
-        .collect();
-    entries.sort_unstable_by_key(|e| e.range.start);
-    Ok(entries)
-}
-
-/// Refuses what the crate `safetensors` would not.
-fn check_header(bytes: &[u8], path: &Path) -> Result<(), Error> {
-    let header = |fault| Error::SafetensorsHeader { path: path.to_owned(), fault };
+/// Reads the header of a whole file: its tensors in the order of their data, which they fill without
+/// gaps; `path` is for messages.
+///
+/// ```
+/// let header = br#"{"a":{"dtype":"F32","shape":[1,2],"data_offsets":[0,8]}}"#;
+/// let mut file = (header.len() as u64).to_le_bytes().to_vec();
+/// file.extend(header);
+/// file.extend([0; 8]);
+/// let tensors = model::weights::safetensors::parse(&file, "a.safetensors".as_ref())?;
+/// assert_eq!((tensors[0].name.as_str(), &tensors[0].shape), ("a", &vec![1, 2]));
+/// assert_eq!(tensors[0].range, file.len() - 8..file.len());
+/// # Ok::<(), model::Error>(())
+/// ```
+///
+/// # Errors
+/// [`Error::SafetensorsHeader`], [`Error::Safetensors`] and [`Error::Json`].
+pub fn parse(bytes: &[u8], path: &Path) -> Result<Vec<Entry>, Error> {
+    let refuse = |fault| Error::SafetensorsHeader { path: path.to_owned(), fault };
     let Some((len, rest)) = bytes.split_first_chunk::<8>() else {
-        return Err(header(HeaderFault::TooShort { bytes: bytes.len() }));
+        return Err(refuse(HeaderFault::TooShort { bytes: bytes.len() }));
     };
     let len = u64::from_le_bytes(*len);
     if len > MAX_HEADER {
-        return Err(header(HeaderFault::TooLong { len, max: MAX_HEADER }));
+        return Err(refuse(HeaderFault::TooLong { len, max: MAX_HEADER }));
     }
-    let Some(json) = rest.get(..len as usize) else {
-        return Err(header(HeaderFault::BeyondTheFile { len, remaining: rest.len() }));
+    let Some((json, data)) = rest.split_at_checked(len as usize) else {
+        return Err(refuse(HeaderFault::BeyondTheFile { len, remaining: rest.len() }));
     };
-    let Keys(keys) = serde_json::from_slice(json)
+    let pairs: Pairs<TensorInfo> = serde_json::from_slice(json)
         .map_err(|source| Error::Json { path: path.to_owned(), source })?;
-    let data = rest.len() - json.len();
-    for (name, raw) in &keys {
-        let Some(raw) = raw else { continue };
-        if raw.shape.contains(&0) {
-            return Err(header(HeaderFault::NoElements { tensor: name.clone() }));
-        }
-        if raw.data_offsets.iter().any(|&o| o > data as u64) {
-            let ([begin, end], tensor) = (raw.data_offsets, name.clone());
-            return Err(header(HeaderFault::BeyondTheData { tensor, begin, end, data }));
-        }
+    if let Some(name) = pairs.duplicate() {
+        return Err(refuse(HeaderFault::Duplicate { name: name.to_owned() }));
     }
-    let mut names: Vec<&str> = keys.iter().map(|(name, _)| name.as_str()).collect();
-    names.sort_unstable();
-    match names.windows(2).find(|w| w[0] == w[1]) {
-        Some(w) => Err(header(HeaderFault::Duplicate { name: w[0].to_owned() })),
-        None => Ok(()),
+    let mut tensors = pairs.0;
+    tensors.iter().try_for_each(|(name, info)| check(name, info, data.len()).map_err(refuse))?;
+    tensors.sort_by_key(|(_, info)| info.data_offsets);
+
+    let start = bytes.len() - data.len();
+    let entries = tensors.iter().map(|(name, info)| Entry {
+        name: name.clone(),
+        dtype: info.dtype,
+        shape: info.shape.clone(),
+        range: start + info.data_offsets.0..start + info.data_offsets.1,
+    });
+    let entries = entries.collect();
+    let end = tensors.last().map_or(0, |(_, info)| info.data_offsets.1);
+    Metadata::new(None, tensors)
+        .map_err(|source| Error::Safetensors { path: path.to_owned(), source })?;
+    match data.len() - end {
+        0 => Ok(entries),
+        bytes => Err(refuse(HeaderFault::TrailingBytes { bytes })),
     }
 }
 
-/// What is checked of a tensor before the crate `safetensors` sees it.
-#[derive(Deserialize)]
-struct Raw {
-    shape: Vec<u64>,
-    data_offsets: [u64; 2],
-}
-
-/// The keys of the header in order, doubles included; `None` for `__metadata__`.
-struct Keys(Vec<(String, Option<Raw>)>);
-
-impl<'de> Deserialize<'de> for Keys {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct All;
-        impl<'de> Visitor<'de> for All {
-            type Value = Keys;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object of tensors")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Keys, A::Error> {
-                let mut keys = Vec::new();
-                while let Some(key) = map.next_key::<String>()? {
-                    let raw = if key == "__metadata__" {
-                        map.next_value::<IgnoredAny>()?;
-                        None
-                    } else {
-                        Some(map.next_value()?)
-                    };
-                    keys.push((key, raw));
-                }
-                Ok(Keys(keys))
-            }
-        }
-        deserializer.deserialize_map(All)
+/// Refuses what the crate would not, or not soon; its offsets lie in `data` bytes.
+fn check(name: &str, info: &TensorInfo, data: usize) -> Result<(), HeaderFault> {
+    let tensor = name.to_owned();
+    let (begin, end) = info.data_offsets;
+    if info.shape.len() > MAX_DIMS {
+        let dims = info.shape.len();
+        return Err(HeaderFault::TooManyDimensions { tensor, dims, max: MAX_DIMS });
     }
+    if info.shape.contains(&0) {
+        return Err(HeaderFault::NoElements { tensor });
+    }
+    if begin > data || end > data {
+        return Err(HeaderFault::BeyondTheData { tensor, begin, end, data });
+    }
+    Ok(())
 }

@@ -23,7 +23,12 @@ pub(super) struct Mixture<'a> {
 
 /// The layers that get more bits: the first and last eighth, and every third in between.
 fn more_bits(layer: usize, layers: usize) -> bool {
-    layer < layers / 8 || layer >= 7 * layers / 8 || (layer - layers / 8) % 3 == 2
+    layer < layers / 8 || layer >= seven_eighths(layers) || (layer - layers / 8) % 3 == 2
+}
+
+/// Where the last eighth begins; files may state any number of layers.
+fn seven_eighths(layers: usize) -> usize {
+    layers.saturating_mul(7) / 8
 }
 
 impl<'a> Mixture<'a> {
@@ -290,7 +295,7 @@ impl<'a> Mixture<'a> {
         count: usize,
     ) -> Result<Option<DType>, RecipeError> {
         let (layer, layers) = (self.layer(tensor, count)?, self.model.n_layer);
-        let middle = layer >= layers / 8 && layer < 7 * layers / 8;
+        let middle = layer >= layers / 8 && layer < seven_eighths(layers);
         Ok((middle && self.file_type == FileType::IQ3_XS).then_some(IQ3_XXS))
     }
 }
