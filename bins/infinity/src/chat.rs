@@ -47,7 +47,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 std::fs::read_to_string(path).with_context(|| path.display().to_string())?;
             ChatTemplate::new(&source)?
         }
-        None => ChatTemplate::of(&tokenizer)?.context(
+        None => ChatTemplate::of(&tokenizer, &Value::Null)?.context(
             "this model has no chat template; use `infinity generate`, or name one with --chat-template",
         )?,
     };

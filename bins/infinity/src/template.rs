@@ -46,7 +46,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 object.entry(key).or_insert(token);
             }
         }
-        ChatTemplate::of(&tokenizer)?.context("this model has no chat template")?
+        ChatTemplate::of(&tokenizer, &request)?.context("this model has no chat template")?
     };
     let prompt = template.render(&request)?;
     let mut out = std::io::stdout().lock();

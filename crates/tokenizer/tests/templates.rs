@@ -73,3 +73,25 @@ fn further_templates() {
         std::fs::read_to_string(Path::new(&folder).join(format!("{name}.jinja"))).unwrap()
     });
 }
+
+/// Of several named templates, a request with tools takes `tool_use`, as in transformers.
+#[test]
+fn a_request_with_tools_takes_the_template_for_tools() {
+    let dir = tempfile::tempdir().unwrap();
+    let Some(bard) = testkit::shared("oracle/bard") else { return };
+    std::fs::copy(bard.join("tokenizer.model"), dir.path().join("tokenizer.model")).unwrap();
+    let config = serde_json::json!({ "chat_template": [
+        { "name": "default", "template": "plain" },
+        { "name": "tool_use", "template": "tools" },
+    ] });
+    std::fs::write(dir.path().join("tokenizer_config.json"), config.to_string()).unwrap();
+    let tokenizer = tokenizer::Tokenizer::from_folder(dir.path()).unwrap();
+    for (request, want) in [
+        (serde_json::json!({ "messages": [] }), "plain"),
+        (serde_json::json!({ "messages": [], "tools": null }), "plain"),
+        (serde_json::json!({ "messages": [], "tools": [{ "type": "function" }] }), "tools"),
+    ] {
+        let template = ChatTemplate::of(&tokenizer, &request).unwrap().unwrap();
+        assert_eq!(template.render(&request).unwrap(), want);
+    }
+}

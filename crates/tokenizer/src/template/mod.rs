@@ -92,12 +92,19 @@ impl ChatTemplate {
         self
     }
 
-    /// The default template of a tokenizer, `None` if it has none.
+    /// The template that a tokenizer has for a request, `None` if it has none: of several named
+    /// ones, as transformers does, `tool_use` for a request with tools, `default` otherwise.
     ///
     /// # Errors
     /// What [`ChatTemplate::new`] says.
-    pub fn of(tokenizer: &Tokenizer) -> Result<Option<Self>, Error> {
-        tokenizer.chat_template().map(Self::new).transpose()
+    pub fn of(tokenizer: &Tokenizer, request: &Json) -> Result<Option<Self>, Error> {
+        let named = |name: &str| {
+            let templates = tokenizer.chat_templates();
+            templates.iter().find(|t| t.name == name).map(|t| t.source.as_str())
+        };
+        let has_tools = request.get("tools").is_some_and(|t| !t.is_null());
+        let source = if has_tools { named("tool_use") } else { None };
+        source.or(tokenizer.chat_template()).map(Self::new).transpose()
     }
 
     /// The template as it was given.
