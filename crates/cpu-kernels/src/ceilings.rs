@@ -16,26 +16,29 @@ use crate::{Isa, ThreadPool};
 pub fn read_bandwidth(pool: &ThreadPool, bytes: usize) -> f64 {
     let words = (bytes / 8).max(1 << 14);
     let buffer: Vec<u64> = (0..words as u64).collect();
-    let chunk = 1 << 13;
-    let chunks = words.div_ceil(chunk);
     let sum = AtomicU64::new(0);
+    // A few long pieces a thread, as the rows of a weight are divided; each is read as several
+    // streams at once, since one alone does not keep enough requests to memory under way.
+    const STREAMS: usize = 4;
+    let pieces = pool.threads() * 4;
+    let part = words / (pieces * STREAMS);
+    let read = pieces * STREAMS * part * 8;
     let pass = || {
         let start = Instant::now();
-        // One long piece a thread, as the rows of a weight are divided.
-        let pieces = pool.threads() * 4;
         pool.run(pieces, |i| {
-            let range = i * chunks / pieces..(i + 1) * chunks / pieces;
-            let mut lanes = [0u64; 32];
-            for block in
-                buffer[range.start * chunk..(range.end * chunk).min(words)].chunks_exact(32)
-            {
-                for (lane, word) in lanes.iter_mut().zip(block) {
-                    *lane = lane.wrapping_add(*word);
+            let piece = &buffer[i * STREAMS * part..][..STREAMS * part];
+            let streams: [&[u64]; STREAMS] = std::array::from_fn(|s| &piece[s * part..][..part]);
+            let mut lanes = [0u64; 16];
+            for at in (0..part / 16 * 16).step_by(16) {
+                for stream in streams {
+                    for (lane, word) in lanes.iter_mut().zip(&stream[at..at + 16]) {
+                        *lane = lane.wrapping_add(*word);
+                    }
                 }
             }
             sum.fetch_add(lanes.iter().fold(0, |a, b| a.wrapping_add(*b)), Ordering::Relaxed);
         });
-        (words * 8) as f64 / start.elapsed().as_secs_f64()
+        read as f64 / start.elapsed().as_secs_f64()
     };
     let best = best_of(Duration::from_millis(250), 5, pass);
     black_box(sum.load(Ordering::Relaxed));
