@@ -69,6 +69,10 @@ impl Tokenizer {
         check_shape(&mut vocab)?;
         let index = all_texts(&vocab);
         let eog = roles::assign(&mut vocab, &index);
+        // A role may have made a control token of a user-defined piece: text must not reach it.
+        let kinds = &vocab.types;
+        let user_defined = |id: &u32| kinds.get(*id as usize) == Some(&TokenType::UserDefined);
+        vocab.matched_normalized.retain(user_defined);
         ByteTokens::new(&vocab)?;
         let engine = match vocab.model {
             VocabularyModel::Spm => Engine::Spm(Spm::new(&vocab)?, Normalizer::new(&vocab)?),
@@ -111,6 +115,10 @@ impl Tokenizer {
         let index = all_texts(&vocab);
         let types = vocab.types.clone();
         let eog = roles::assign(&mut vocab, &index);
+        // A role may have made a control token of a user-defined piece: text must not reach it.
+        let kinds = &vocab.types;
+        let user_defined = |id: &u32| kinds.get(*id as usize) == Some(&TokenType::UserDefined);
+        vocab.matched_normalized.retain(user_defined);
         vocab.types = types; // the file says which tokens are special
         Ok(Self::assemble(vocab, Engine::HuggingFace(Box::new(engine)), index, eog))
     }

@@ -412,3 +412,25 @@ fn a_megabyte_without_spaces_is_not_quadratic() {
     }
     assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
 }
+
+/// A SentencePiece model that calls its end-of-sequence piece user-defined (found by fuzzing): the
+/// piece is a control token all the same, and text must not become it.
+#[test]
+fn an_end_of_sequence_that_calls_itself_user_defined_stays_a_control_token() {
+    let piece = |text: &str, kind: u8| {
+        let mut body = vec![0x0a, text.len() as u8];
+        body.extend(text.as_bytes());
+        body.extend([0x15, 0, 0, 0, 0, 0x18, kind]);
+        [vec![0x0a, body.len() as u8], body].concat()
+    };
+    let bpe = [0x12, 2, 0x18, 2];
+    let model = [piece("<unk>", 2), piece("<s>", 3), piece("</s>", 4), bpe.to_vec()].concat();
+    let vocabulary = tokenizer::Vocabulary::from_sentencepiece(&model).unwrap();
+    let tokenizer = tokenizer::Tokenizer::new(vocabulary).unwrap();
+    let encode = |parse_special| {
+        let options = tokenizer::EncodeOptions { add_special: false, parse_special };
+        tokenizer.encode("a</s>b", options).unwrap()
+    };
+    assert!(!encode(false).contains(&2), "{:?}", encode(false));
+    assert!(encode(true).contains(&2), "{:?}", encode(true));
+}
