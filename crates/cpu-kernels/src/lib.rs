@@ -11,6 +11,7 @@
 #![allow(clippy::needless_range_loop)]
 
 pub mod activation;
+pub mod amx;
 pub mod attention;
 pub mod ceilings;
 pub mod embed;
