@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::Duration;
 
 use blocks::DType;
-use cpu_kernels::matmul::{Activations, Weight, matmul};
+use cpu_kernels::matmul::{Activations, Layout, Weight, matmul};
 use cpu_kernels::{Isa, ThreadPool};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
@@ -40,7 +40,8 @@ fn products(c: &mut Criterion) {
                 b.iter(|| {
                     let at = next.next().expect("a cycle") * matrix;
                     let bytes = black_box(&bytes[at..at + matrix]);
-                    let weight = Weight { dtype, rows: ROWS, cols: COLS, bytes };
+                    let weight =
+                        Weight { dtype, rows: ROWS, cols: COLS, bytes, layout: Layout::Rows };
                     matmul(pool, isa, &weight, &x, Activations::Int8, &mut out).expect("it fits");
                 });
             });

@@ -4,7 +4,7 @@
 
 use blocks::DType;
 use cpu_kernels::attention::{AttentionConfig, KvRun, QueryRow, attention};
-use cpu_kernels::matmul::{Activations, Weight, matmul};
+use cpu_kernels::matmul::{Activations, Layout, Weight, matmul};
 use cpu_kernels::{Isa, ThreadPool};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
@@ -54,7 +54,7 @@ fn products(c: &mut Criterion) {
             let cols = 2048;
             let rows = bytes / dtype.bytes_for(cols).expect("whole blocks") / 64 * 64;
             let data = weights(dtype, rows, cols);
-            let w = Weight { dtype, rows, cols, bytes: &data };
+            let w = Weight { dtype, rows, cols, bytes: &data, layout: Layout::Rows };
             let x = noise(m * cols);
             let mut out = vec![0.0; m * rows];
             group.throughput(Throughput::Elements((m * rows * cols) as u64));

@@ -51,7 +51,7 @@ pub fn f32_rate(pool: &ThreadPool, isa: Isa) -> f64 {
     rate(pool, move |n| match isa {
         #[cfg(target_arch = "x86_64")]
         // SAFETY: an `Isa` value exists only where the processor has its instructions.
-        Isa::Avx512 => unsafe { x86::fma_512(n) },
+        Isa::Avx512 | Isa::Amx => unsafe { x86::fma_512(n) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
         Isa::Avx2 => unsafe { x86::fma_256(n) },
@@ -64,7 +64,7 @@ pub fn f32_rate(pool: &ThreadPool, isa: Isa) -> f64 {
 pub fn int8_rate(pool: &ThreadPool, isa: Isa) -> Option<f64> {
     #[cfg(target_arch = "x86_64")]
     match isa {
-        Isa::Avx512 if std::arch::is_x86_feature_detected!("avx512vnni") => {
+        Isa::Avx512 | Isa::Amx if std::arch::is_x86_feature_detected!("avx512vnni") => {
             // SAFETY: the feature was detected just above.
             return Some(rate(pool, |n| unsafe { x86::dot_512(n) }));
         }

@@ -9,7 +9,7 @@ use crate::matmul::Weight;
 /// # Errors
 /// Lengths that do not agree, an id outside the table, a type that is no weight.
 pub fn gather(w: &Weight<'_>, ids: &[u32], out: &mut [f32]) -> Result<(), KernelError> {
-    let row_bytes = w.row_bytes()?;
+    let source = w.source()?;
     check_len("output", ids.len().saturating_mul(w.cols), out.len())?;
     crate::matmul::check_dtype(w.dtype)?;
     if let Some(&id) = ids.iter().find(|&&id| id as usize >= w.rows) {
@@ -18,8 +18,9 @@ pub fn gather(w: &Weight<'_>, ids: &[u32], out: &mut [f32]) -> Result<(), Kernel
     if w.cols == 0 {
         return Ok(());
     }
+    let mut buffer = Vec::new();
     for (&id, out) in ids.iter().zip(out.chunks_exact_mut(w.cols)) {
-        let row = &w.bytes[id as usize * row_bytes..][..row_bytes];
+        let row = source.row(id as usize, 0, source.stride, &mut buffer);
         crate::matmul::decode(w.dtype, row, out);
     }
     Ok(())
@@ -28,12 +29,19 @@ pub fn gather(w: &Weight<'_>, ids: &[u32], out: &mut [f32]) -> Result<(), Kernel
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::matmul::Layout;
     use blocks::DType;
 
     #[test]
     fn rows_come_in_the_order_asked() {
         let table: Vec<f32> = (0..12).map(|i| i as f32).collect();
-        let w = Weight { dtype: DType::F32, rows: 4, cols: 3, bytes: bytemuck::cast_slice(&table) };
+        let w = Weight {
+            dtype: DType::F32,
+            rows: 4,
+            cols: 3,
+            bytes: bytemuck::cast_slice(&table),
+            layout: Layout::Rows,
+        };
         let mut out = [0.0; 6];
         gather(&w, &[3, 1], &mut out).unwrap();
         assert_eq!(out, [9.0, 10.0, 11.0, 3.0, 4.0, 5.0]);

@@ -35,6 +35,14 @@ pub enum KernelError {
         /// Elements of a row.
         cols: usize,
     },
+    /// Rows that are no whole number of words, or that are interleaved already.
+    #[error("rows of {cols} {dtype} elements cannot be interleaved")]
+    NotInterleavable {
+        /// Type of the weight.
+        dtype: DType,
+        /// Elements of a row.
+        cols: usize,
+    },
     /// No kernel reads this type here.
     #[error("{what} of type {dtype} are not supported")]
     UnsupportedDType {

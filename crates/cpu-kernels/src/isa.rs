@@ -15,16 +15,19 @@ pub enum Isa {
     Avx2,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
+    /// AVX-512, and AMX's int8 tiles for products with 16 rows or more (same results as
+    /// [`Isa::Avx512`]).
+    Amx,
 }
 
 /// A name that no instruction set has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown instruction set '{0}': use portable, avx2 or avx512")]
+#[error("unknown instruction set '{0}': use portable, avx2, avx512 or amx")]
 pub struct UnknownIsa(pub String);
 
 impl Isa {
     /// Every path, the slowest first.
-    pub const ALL: &'static [Isa] = &[Isa::Portable, Isa::Avx2, Isa::Avx512];
+    pub const ALL: &'static [Isa] = &[Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx];
 
     /// The name, as `INFINITY_ISA` spells it.
     pub const fn name(self) -> &'static str {
@@ -32,6 +35,7 @@ impl Isa {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
             Isa::Avx512 => "avx512",
+            Isa::Amx => "amx",
         }
     }
 
@@ -54,8 +58,10 @@ impl Isa {
                     && is_x86_feature_detected!("avx512vl")
                     && is_x86_feature_detected!("avx512vnni")
             }
+            #[cfg(target_arch = "x86_64")]
+            Isa::Amx => Isa::Avx512.is_supported() && crate::amx::detect().int8,
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 => false,
+            Isa::Avx2 | Isa::Avx512 | Isa::Amx => false,
         }
     }
 
@@ -65,7 +71,7 @@ impl Isa {
     }
 
     /// The path this process uses: the fastest supported one, or the one that the environment
-    /// variable `INFINITY_ISA` (`portable`, `avx2`, `avx512`) names. Decided once. A name that is
+    /// variable `INFINITY_ISA` (`portable`, `avx2`, `avx512`, `amx`) names. Decided once. A name that is
     /// unknown or not supported here is passed over with a warning.
     pub fn active() -> Isa {
         static ACTIVE: OnceLock<Isa> = OnceLock::new();

@@ -4,7 +4,7 @@
 //! Per output: a fused multiply-add for each k within a span of 64, from zero; spans added up in
 //! order.
 
-use super::{DisjointMut, Job, PANEL_GROUPS, Piece, Scratch, Source};
+use super::{DisjointMut, Job, Layout, PANEL_GROUPS, Piece, Scratch, Source};
 use crate::simd::{LANES, Op, Simd, Tile, dispatch};
 use crate::{KernelError, ThreadPool};
 use blocks::DType;
@@ -84,11 +84,12 @@ impl Op for FloatPiece<'_> {
                 let decoded = &mut scratch.decoded[..];
                 for k0 in (0..job.cols).step_by(DECODED) {
                     let n = DECODED.min(job.cols - k0);
-                    decode_rows(job, &piece, k0, n, decoded);
+                    decode_rows(job, &piece, k0, n, decoded, &mut scratch.pad);
                     let rows = Source {
                         bytes: bytemuck::cast_slice(decoded),
                         stride: DECODED * 4,
                         rows: n_groups * LANES,
+                        layout: Layout::Rows,
                     };
                     for k1 in (0..n).step_by(SPAN) {
                         let span = SPAN.min(n - k1);
@@ -108,11 +109,18 @@ impl Op for FloatPiece<'_> {
 }
 
 /// Columns `k0..k0 + n` of the piece's rows, decoded into rows of [`DECODED`].
-fn decode_rows(job: &Job<'_>, piece: &Piece, k0: usize, n: usize, decoded: &mut [f32]) {
+fn decode_rows(
+    job: &Job<'_>,
+    piece: &Piece,
+    k0: usize,
+    n: usize,
+    decoded: &mut [f32],
+    buffer: &mut Vec<u8>,
+) {
     let (len, size) = (job.dtype.block_len(), job.dtype.block_bytes());
     for (row, to) in piece.rows.clone().zip(decoded.chunks_mut(DECODED)) {
-        let at = row * job.source.stride + k0 / len * size;
-        decode(job.dtype, &job.source.bytes[at..at + n / len * size], &mut to[..n]);
+        let bytes = job.source.row(row, k0 / len * size, n / len * size, buffer);
+        decode(job.dtype, bytes, &mut to[..n]);
     }
 }
 

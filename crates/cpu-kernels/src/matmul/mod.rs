@@ -12,6 +12,7 @@
 
 pub(crate) mod float;
 mod int8;
+mod interleave;
 mod output;
 mod scratch;
 mod source;
@@ -20,6 +21,7 @@ use crate::error::{check_len, check_rows};
 use crate::{Isa, KernelError, ThreadPool, simd};
 use blocks::DType;
 pub(crate) use float::{check_dtype, decode};
+pub use interleave::{can_interleave, interleave, interleaved_bytes};
 pub(crate) use output::DisjointMut;
 pub(crate) use scratch::Scratch;
 pub(crate) use source::Source;
@@ -33,17 +35,44 @@ pub struct Weight<'a> {
     pub rows: usize,
     /// Input features.
     pub cols: usize,
-    /// `rows` times `dtype.bytes_for(cols)` bytes, of any alignment.
+    /// `rows` times `dtype.bytes_for(cols)` bytes, of any alignment; in groups of 16 rows if they
+    /// are interleaved, the last filled up with zeros.
     pub bytes: &'a [u8],
+    /// How the rows lie.
+    pub layout: Layout,
+}
+
+/// How the rows of a weight lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Default)]
+pub enum Layout {
+    /// One after the other, as in a file.
+    #[default]
+    Rows,
+    /// In groups of 16, interleaved by words of four bytes: word `w` of row `r` of a group is word
+    /// `16 w + r` of the group. One stream of memory feeds sixteen lanes; [`interleave`] makes it.
+    Interleaved,
 }
 
 impl Weight<'_> {
     /// Bytes of a row; checks that the row is whole blocks and the matrix is all there.
     pub(crate) fn row_bytes(&self) -> Result<usize, KernelError> {
-        let &Weight { dtype, rows, cols, bytes } = self;
+        let &Weight { dtype, rows, cols, bytes, layout } = self;
         let row = dtype.bytes_for(cols).ok_or(KernelError::PartialBlock { dtype, cols })?;
-        check_len("weight bytes", rows.saturating_mul(row), bytes.len())?;
+        let stored = match layout {
+            Layout::Rows => rows,
+            Layout::Interleaved => {
+                interleave::check(dtype, cols)?;
+                rows.next_multiple_of(simd::LANES)
+            }
+        };
+        check_len("weight bytes", stored.saturating_mul(row), bytes.len())?;
         Ok(row)
+    }
+
+    /// The rows, once the weight has been checked.
+    pub(crate) fn source(&self) -> Result<Source<'_>, KernelError> {
+        let &Weight { rows, bytes, layout, .. } = self;
+        Ok(Source { bytes, stride: self.row_bytes()?, rows, layout })
     }
 }
 
@@ -91,7 +120,7 @@ pub fn matmul_bias(
     out: &mut [f32],
 ) -> Result<(), KernelError> {
     simd::check(isa)?;
-    let row_bytes = w.row_bytes()?;
+    let source = w.source()?;
     let m = if w.cols == 0 {
         check_rows("output", w.rows, out.len())?
     } else {
@@ -106,7 +135,6 @@ pub fn matmul_bias(
     if m == 0 || w.rows == 0 {
         return Ok(());
     }
-    let source = Source { bytes: w.bytes, stride: row_bytes, rows: w.rows };
     let job = Job { isa, dtype: w.dtype, source, cols: w.cols, x, m, bias };
     if act == Activations::Int8 && int8::run(pool, &job, out) {
         return Ok(());
@@ -125,6 +153,9 @@ pub(crate) struct Job<'a> {
     m: usize,
     bias: Option<&'a [f32]>,
 }
+
+/// How far ahead of a stream of weights its bytes are asked for.
+const PREFETCH: usize = 8192;
 
 /// Groups of 16 rows in the largest panel.
 pub(crate) const PANEL_GROUPS: usize = 4;
@@ -170,7 +201,11 @@ impl Job<'_> {
         if piece.acts.len() <= 16 {
             let stride = self.source.stride;
             let next_panel = piece.rows.len() * stride - at;
-            tile.prefetch(if at + 2 * len <= stride { len } else { next_panel });
+            tile.prefetch(match self.source.layout {
+                Layout::Interleaved => PREFETCH / simd::LANES,
+                Layout::Rows if at + 2 * len <= stride => len,
+                Layout::Rows => next_panel,
+            });
         }
         tile
     }

@@ -3,6 +3,8 @@
 use super::PANEL_GROUPS;
 use super::float::FloatGroup;
 use super::int8::Int8Group;
+#[cfg(target_arch = "x86_64")]
+use super::int8::tiles::TileBuffers;
 use crate::simd::LANES;
 use std::cell::Cell;
 
@@ -11,6 +13,8 @@ use std::cell::Cell;
 pub(crate) struct Scratch {
     pub(crate) float: [FloatGroup; PANEL_GROUPS],
     pub(crate) int8: [Int8Group; PANEL_GROUPS],
+    #[cfg(target_arch = "x86_64")]
+    pub(crate) tiles: TileBuffers,
     /// Sums, 16 rows an entry.
     pub(crate) sums: Vec<[f32; LANES]>,
     /// Rows completed with zeros.

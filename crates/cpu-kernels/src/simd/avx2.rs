@@ -103,6 +103,14 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         both!(_mm256_add_epi32, a, b)
     }
     #[inline(always)]
+    fn mul_i(self, a: I, b: I) -> I {
+        both!(_mm256_mullo_epi32, a, b)
+    }
+    #[inline(always)]
+    fn dot_16(self, acc: I, a: I, b: I) -> I {
+        self.add_i(acc, both!(_mm256_madd_epi16, a, b))
+    }
+    #[inline(always)]
     fn shl(self, a: I, n: u32) -> I {
         // A count known once inlined: LLVM picks the immediate form.
         let n = self.splat_i(n as i32);
@@ -205,6 +213,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         both!(_mm256_castsi256_ps, v)
     }
     #[inline(always)]
+    fn as_i(self, v: F) -> I {
+        both!(_mm256_castps_si256, v)
+    }
+    #[inline(always)]
     fn f16_pair(self, v: I) -> [F; 2] {
         let low = self.and(v, self.splat_i(0xffff));
         let high = self.shr(v, 16);
@@ -236,7 +248,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     }
 
     #[inline(always)]
-    fn load_4(self, tile: Tile<'_>, at: usize) -> [I; 4] {
+    fn gather_4(self, tile: Tile<'_>, at: usize) -> [I; 4] {
         let (start, stride) = tile.pointer(at, 16);
         // SAFETY: `Tile` holds 16 bytes at `at` of each of 16 rows; `self` proves AVX2.
         let (x, y) =
@@ -244,7 +256,7 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         [[x[0], y[0]], [x[1], y[1]], [x[2], y[2]], [x[3], y[3]]]
     }
     #[inline(always)]
-    fn load_1(self, tile: Tile<'_>, at: usize) -> I {
+    fn gather_1(self, tile: Tile<'_>, at: usize) -> I {
         let (start, stride) = tile.pointer(at, 4);
         // SAFETY: `Tile` holds 4 bytes at `at` of each of 16 rows, at offsets that fit i32;
         // `self` proves AVX2.

@@ -3,29 +3,31 @@
 use super::{LANES, Line, Op, Simd, Tile};
 use std::arch::x86_64::*;
 
-/// The AVX-512 path. A value exists only where [`run`] made it: inside code compiled for the
-/// instructions, on a processor that has them.
+/// The AVX-512 path, with AMX's tiles if `TILES`. A value exists only where [`run`] made it: inside
+/// code compiled for the instructions, on a processor that has them.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512(());
+pub(crate) struct Avx512<const TILES: bool>(());
 
 /// Runs `op` compiled for AVX-512.
-pub(super) fn run<O: Op>(op: O) -> O::Output {
+pub(super) fn run<const TILES: bool, O: Op>(op: O) -> O::Output {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
-    fn with_features<O: Op>(op: O) -> O::Output {
-        op.run(Avx512(()))
+    fn with_features<const TILES: bool, O: Op>(op: O) -> O::Output {
+        op.run(Avx512::<TILES>(()))
     }
-    assert!(crate::Isa::Avx512.is_supported());
+    let isa = if TILES { crate::Isa::Amx } else { crate::Isa::Avx512 };
+    assert!(isa.is_supported());
     // SAFETY: the processor has all of these features, as just asserted.
-    unsafe { with_features(op) }
+    unsafe { with_features::<TILES, O>(op) }
 }
 
 // Every method below has the same reason to be sound: `self` is the proof that the processor has
 // the instructions, and what goes through memory is a whole array or checked by `Tile`.
 
-impl Simd for Avx512 {
+impl<const TILES: bool> Simd for Avx512<TILES> {
     type I = __m512i;
     type F = __m512;
     const MANY_REGISTERS: bool = true;
+    const TILES: bool = TILES;
 
     #[inline(always)]
     fn splat_i(self, v: i32) -> __m512i {
@@ -61,6 +63,16 @@ impl Simd for Avx512 {
     fn add_i(self, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_add_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn mul_i(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_mullo_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn dot_16(self, acc: __m512i, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512 VNNI.
+        unsafe { _mm512_dpwssd_epi32(acc, a, b) }
     }
     #[inline(always)]
     fn shl(self, a: __m512i, n: u32) -> __m512i {
@@ -157,6 +169,11 @@ impl Simd for Avx512 {
         unsafe { _mm512_castsi512_ps(v) }
     }
     #[inline(always)]
+    fn as_i(self, v: __m512) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_castps_si512(v) }
+    }
+    #[inline(always)]
     fn f16_pair(self, v: __m512i) -> [__m512; 2] {
         // SAFETY: `self` proves AVX-512 F and BW.
         unsafe {
@@ -187,7 +204,7 @@ impl Simd for Avx512 {
     }
 
     #[inline(always)]
-    fn load_4(self, tile: Tile<'_>, at: usize) -> [__m512i; 4] {
+    fn gather_4(self, tile: Tile<'_>, at: usize) -> [__m512i; 4] {
         let (start, stride) = tile.pointer(at, 16);
         // SAFETY: `Tile` holds 16 bytes at `at` of each of 16 rows; `self` proves AVX-512.
         unsafe {
@@ -204,7 +221,7 @@ impl Simd for Avx512 {
         }
     }
     #[inline(always)]
-    fn load_1(self, tile: Tile<'_>, at: usize) -> __m512i {
+    fn gather_1(self, tile: Tile<'_>, at: usize) -> __m512i {
         let (start, stride) = tile.pointer(at, 4);
         // SAFETY: `Tile` holds 4 bytes at `at` of each of 16 rows, at offsets that fit i32;
         // `self` proves AVX-512.

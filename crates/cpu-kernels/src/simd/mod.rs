@@ -29,6 +29,8 @@ pub(crate) trait Simd: Copy {
     type F: Copy;
     /// Whether there are 32 registers that hold all 16 lanes each.
     const MANY_REGISTERS: bool;
+    /// Whether this thread may use AMX's products of int8 tiles.
+    const TILES: bool = false;
 
     fn splat_i(self, v: i32) -> Self::I;
     fn load_i(self, from: &Line) -> Self::I;
@@ -37,6 +39,10 @@ pub(crate) trait Simd: Copy {
     fn or(self, a: Self::I, b: Self::I) -> Self::I;
     fn xor(self, a: Self::I, b: Self::I) -> Self::I;
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The low 32 bits of products.
+    fn mul_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Each lane of `acc` plus the sum of the two products of 16-bit halves, all signed.
+    fn dot_16(self, acc: Self::I, a: Self::I, b: Self::I) -> Self::I;
     fn shl(self, a: Self::I, n: u32) -> Self::I;
     /// Logical shift to the right.
     fn shr(self, a: Self::I, n: u32) -> Self::I;
@@ -68,6 +74,8 @@ pub(crate) trait Simd: Copy {
     fn to_i(self, v: Self::F) -> Self::I;
     /// The bits of integers read as f32.
     fn as_f(self, v: Self::I) -> Self::F;
+    /// The bits of f32 read as integers.
+    fn as_i(self, v: Self::F) -> Self::I;
     /// Two f16 a lane, low half first.
     fn f16_pair(self, v: Self::I) -> [Self::F; 2];
     /// 16 f16 in a row.
@@ -75,11 +83,46 @@ pub(crate) trait Simd: Copy {
     /// 16 bf16 in a row.
     fn widen_bf16(self, from: &[u8; 32]) -> Self::F;
 
+    /// [`load_4`](Self::load_4) of rows that are apart.
+    fn gather_4(self, tile: Tile<'_>, at: usize) -> [Self::I; 4];
+    /// [`load_1`](Self::load_1) of rows that are apart.
+    fn gather_1(self, tile: Tile<'_>, at: usize) -> Self::I;
+
     /// 16 bytes at `at` of each of 16 rows, as four lines: line `i` has bytes `4i..4i+4` of row
     /// `r` in lane `r`.
-    fn load_4(self, tile: Tile<'_>, at: usize) -> [Self::I; 4];
+    #[inline(always)]
+    fn load_4(self, tile: Tile<'_>, at: usize) -> [Self::I; 4] {
+        match tile.lines(at, 16) {
+            None => self.gather_4(tile, at),
+            Some((lines, 0)) => {
+                let lines = &lines[..4];
+                [0, 1, 2, 3].map(|i| self.load_i(&lines[i]))
+            }
+            Some((lines, shift)) => {
+                let lines = &lines[..5];
+                let mut out = [self.load_i(&lines[0]); 4];
+                for i in 0..4 {
+                    let next = self.load_i(&lines[i + 1]);
+                    let low = self.shr(self.load_i(&lines[i]), shift);
+                    out[i] = self.or(low, self.shl(next, 32 - shift));
+                }
+                out
+            }
+        }
+    }
+
     /// 4 bytes at `at` of each of 16 rows.
-    fn load_1(self, tile: Tile<'_>, at: usize) -> Self::I;
+    #[inline(always)]
+    fn load_1(self, tile: Tile<'_>, at: usize) -> Self::I {
+        match tile.lines(at, 4) {
+            None => self.gather_1(tile, at),
+            Some((lines, 0)) => self.load_i(&lines[0]),
+            Some((lines, shift)) => {
+                let low = self.shr(self.load_i(&lines[0]), shift);
+                self.or(low, self.shl(self.load_i(&lines[1]), 32 - shift))
+            }
+        }
+    }
 }
 
 /// A kernel, compiled for each instruction set. Implementations mark `run` and all it calls
@@ -97,9 +140,18 @@ pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::run(op),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx512 => avx512::run(op),
+        Isa::Avx512 | Isa::Amx => avx512::run::<false, O>(op),
         #[cfg(not(target_arch = "x86_64"))]
         _ => op.run(Portable),
+    }
+}
+
+/// As [`dispatch`], for a kernel that knows what to do with tiles.
+pub(crate) fn dispatch_tiles<O: Op>(isa: Isa, op: O) -> O::Output {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Amx => avx512::run::<true, O>(op),
+        _ => dispatch(isa, op),
     }
 }
 

@@ -68,6 +68,20 @@ impl Simd for Portable {
         zip(a, b, u32::wrapping_add)
     }
     #[inline(always)]
+    fn mul_i(self, a: I, b: I) -> I {
+        zip(a, b, u32::wrapping_mul)
+    }
+    #[inline(always)]
+    fn dot_16(self, mut acc: I, a: I, b: I) -> I {
+        for i in 0..LANES {
+            let (a, b) = (a[i] as i32, b[i] as i32);
+            let low = (a << 16 >> 16) * (b << 16 >> 16);
+            let sum = low.wrapping_add((a >> 16) * (b >> 16));
+            acc[i] = acc[i].wrapping_add(sum as u32);
+        }
+        acc
+    }
+    #[inline(always)]
     fn shl(self, a: I, n: u32) -> I {
         map(a, |a| a << n)
     }
@@ -162,6 +176,10 @@ impl Simd for Portable {
         map(v, f32::from_bits)
     }
     #[inline(always)]
+    fn as_i(self, v: F) -> I {
+        map(v, f32::to_bits)
+    }
+    #[inline(always)]
     fn f16_pair(self, v: I) -> [F; 2] {
         [
             map(v, |v| f16::from_bits(v as u16).to_f32()),
@@ -187,7 +205,7 @@ impl Simd for Portable {
     }
 
     #[inline(always)]
-    fn load_4(self, tile: Tile<'_>, at: usize) -> [I; 4] {
+    fn gather_4(self, tile: Tile<'_>, at: usize) -> [I; 4] {
         let mut out = [[0; LANES]; 4];
         for r in 0..LANES {
             let words = tile.row(r)[at..at + 16].as_chunks::<4>().0;
@@ -198,7 +216,7 @@ impl Simd for Portable {
         out
     }
     #[inline(always)]
-    fn load_1(self, tile: Tile<'_>, at: usize) -> I {
+    fn gather_1(self, tile: Tile<'_>, at: usize) -> I {
         let mut out = [0; LANES];
         for (r, lane) in out.iter_mut().enumerate() {
             let b = &tile.row(r)[at..at + 4];

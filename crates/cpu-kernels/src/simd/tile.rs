@@ -1,14 +1,19 @@
-//! Sixteen rows of bytes at an even distance.
+//! Sixteen rows of bytes: each in one piece at an even distance, or interleaved by words.
+
+use super::Line;
 
 /// Rows of a tile: one a lane.
 pub(crate) const LANES: usize = 16;
 
 /// 16 rows of `len` bytes each, `stride` bytes apart. The rows lie within `bytes`, and offsets
-/// fit the signed 32 bits of a gather instruction.
+/// fit the signed 32 bits of a gather instruction. Or, with a stride of 0, interleaved rows: word
+/// `w` (of 4 bytes) of all 16 is the line `w` of `bytes`, and the tile begins at byte `start` of
+/// each row.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Tile<'a> {
     bytes: &'a [u8],
     stride: usize,
+    start: usize,
     len: usize,
 }
 
@@ -18,9 +23,29 @@ impl<'a> Tile<'a> {
 
     #[inline(always)]
     pub(crate) fn new(bytes: &'a [u8], stride: usize, len: usize) -> Self {
-        assert!(stride <= Self::MAX_STRIDE && len <= Self::MAX_STRIDE);
+        assert!(0 < stride && stride <= Self::MAX_STRIDE && len <= Self::MAX_STRIDE);
         assert!((LANES - 1) * stride + len <= bytes.len(), "16 rows lie within the bytes");
-        Tile { bytes, stride, len }
+        Tile { bytes, stride, start: 0, len }
+    }
+
+    /// Bytes `start..start + len` of 16 rows that are interleaved in `lines`.
+    #[inline(always)]
+    pub(crate) fn interleaved(lines: &'a [u8], start: usize, len: usize) -> Self {
+        assert!((start + len).div_ceil(4) * size_of::<Line>() <= lines.len(), "all 16 rows");
+        Tile { bytes: lines, stride: 0, start, len }
+    }
+
+    /// Where `n` bytes at `at` of interleaved rows lie: the lines that hold them, and how many
+    /// bits of the first come before. `None` if rows are apart.
+    #[inline(always)]
+    pub(crate) fn lines(self, at: usize, n: usize) -> Option<(&'a [Line], u32)> {
+        if self.stride != 0 {
+            return None;
+        }
+        assert!(at + n <= self.len);
+        let at = self.start + at;
+        let (lines, _) = self.bytes.as_chunks::<{ size_of::<Line>() }>();
+        Some((&lines[at / 4..(at + n).div_ceil(4)], (at % 4 * 8) as u32))
     }
 
     /// Bytes of a row.
@@ -29,36 +54,42 @@ impl<'a> Tile<'a> {
         self.len
     }
 
-    /// One row.
+    /// One row, of rows that are apart.
     #[inline(always)]
     pub(crate) fn row(self, r: usize) -> &'a [u8] {
+        debug_assert!(self.stride != 0);
         &self.bytes[r * self.stride..][..self.len]
     }
 
-    /// Asks for the same bytes of the 16 rows that lie `ahead` further, if there are any, to be
-    /// brought to the second-level cache.
+    /// Asks for what lies `ahead` bytes further in each row, if anything does, to be brought to
+    /// the second-level cache. Interleaved rows are one stream: there it is 16 times as far.
     #[inline(always)]
     pub(crate) fn prefetch(self, ahead: usize) {
         #[cfg(target_arch = "x86_64")]
-        for r in 0..LANES {
+        {
             use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
             const CACHE_LINE: usize = 64;
-            let row = self.bytes.as_ptr().wrapping_add(r * self.stride + ahead);
-            for at in (0..self.len).step_by(CACHE_LINE) {
-                // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(at).cast()) };
+            let interleaved = self.stride == 0;
+            let (rows, len) = if interleaved { (1, LANES * self.len) } else { (LANES, self.len) };
+            let ahead = if interleaved { (self.start + ahead) * LANES } else { ahead };
+            for r in 0..rows {
+                let row = self.bytes.as_ptr().wrapping_add(r * self.stride + ahead);
+                for at in (0..len).step_by(CACHE_LINE) {
+                    // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
+                    unsafe { _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(at).cast()) };
+                }
             }
         }
         #[cfg(not(target_arch = "x86_64"))]
         let _ = ahead;
     }
 
-    /// The address of byte `at` of row 0, from which `n` bytes may be read in each row, and the
+    /// The address of byte `at` of row 0 of rows that are apart, from which `n` bytes may be read in each row, and the
     /// distance of rows.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(crate) fn pointer(self, at: usize, n: usize) -> (*const u8, usize) {
-        assert!(at + n <= self.len);
+        assert!(at + n <= self.len && self.stride != 0);
         (self.bytes[at..].as_ptr(), self.stride)
     }
 }

@@ -1,6 +1,6 @@
 //! Products with weights.
 
-use cpu_kernels::matmul::{self, Weight};
+use cpu_kernels::matmul::{self, Layout, Weight};
 
 use super::shapes;
 use crate::{Compute, Result, Tensor};
@@ -57,5 +57,11 @@ impl Compute {
 }
 
 fn weight_of(t: &Tensor) -> Result<Weight<'_>> {
-    Ok(Weight { dtype: t.dtype(), rows: t.rows(), cols: t.cols(), bytes: t.bytes()? })
+    Ok(Weight {
+        dtype: t.dtype(),
+        rows: t.rows(),
+        cols: t.cols(),
+        bytes: t.bytes()?,
+        layout: Layout::Rows,
+    })
 }

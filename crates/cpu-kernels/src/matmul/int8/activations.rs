@@ -1,13 +1,15 @@
 //! Activations rounded to int8: `x = scale * q`, `scale = max|x| / 127`, ties to even.
 
-use super::{Format, SPAN};
+use super::{Format, SPAN, Scales};
 use crate::ThreadPool;
 use crate::matmul::{DisjointMut, Job};
+use crate::simd::{Op, Simd, dispatch};
 use bytemuck::Zeroable;
+use std::marker::PhantomData;
 
 /// 256 activations of one row.
 #[derive(Clone, Copy, Zeroable)]
-#[repr(C)]
+#[repr(C, align(64))]
 pub(super) struct ActivationBlock {
     /// Four int8 a word, in the order of memory.
     pub(super) words: [i32; SPAN / 4],
@@ -15,6 +17,8 @@ pub(super) struct ActivationBlock {
     pub(super) start: [i32; 16],
     /// For each sub-block the sum of `q`, times its scale if scales are per 32.
     pub(super) sum: [f32; 16],
+    /// The sums of two sub-blocks, in 16 bits each.
+    pub(super) pairs: [i32; 8],
     /// For each 32, or the first for all 256.
     pub(super) scale: [f32; SPAN / 32],
 }
@@ -33,31 +37,51 @@ pub(super) fn quantize<F: Format>(pool: &ThreadPool, job: &Job<'_>) -> Box<[Acti
                 let at = b * job.m + i;
                 // SAFETY: only this chunk writes block `b` of row `i`.
                 let block = unsafe { &mut out.slice_mut(at..at + 1)[0] };
-                quantize_block::<F>(x, block);
+                dispatch(job.isa, QuantizeBlock { x, out: block, format: PhantomData::<F> });
             }
         }
     });
     blocks
 }
 
-fn quantize_block<F: Format>(x: &[f32], out: &mut ActivationBlock) {
-    let mut q = [0i8; SPAN];
-    let step = if F::SCALE_32 { 32 } else { SPAN };
-    for ((x, q), scale) in x.chunks(step).zip(q.chunks_mut(step)).zip(&mut out.scale) {
-        *scale = round_span(x, &mut q[..x.len()]);
-    }
-    for (word, q) in out.words.iter_mut().zip(q.as_chunks::<4>().0) {
-        *word = i32::from_ne_bytes(q.map(|q| q as u8));
-    }
-    for (i, q) in q.chunks(F::SUB).enumerate() {
-        let sum: i32 = q.iter().map(|&q| i32::from(q)).sum();
-        out.start[i] = -F::OFFSET * sum;
-        let scale = if F::SCALE_32 { out.scale[i * F::SUB / 32] } else { 1.0 };
-        out.sum[i] = scale * sum as f32;
+struct QuantizeBlock<'a, F> {
+    x: &'a [f32],
+    out: &'a mut ActivationBlock,
+    format: PhantomData<F>,
+}
+
+impl<F: Format> Op for QuantizeBlock<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let QuantizeBlock { x, out, .. } = self;
+        let per_32 = F::SCALES == Scales::PerBlock32;
+        let mut q = [0i8; SPAN];
+        let step = if per_32 { 32 } else { SPAN };
+        for ((x, q), scale) in x.chunks(step).zip(q.chunks_mut(step)).zip(&mut out.scale) {
+            *scale = round_span(x, &mut q[..x.len()]);
+        }
+        for (word, q) in out.words.iter_mut().zip(q.as_chunks::<4>().0) {
+            *word = i32::from_ne_bytes(q.map(|q| q as u8));
+        }
+        let mut sums = [0i32; 16];
+        for (sum, q) in sums.iter_mut().zip(q.chunks_exact(F::SUB)) {
+            *sum = q.iter().map(|&q| i32::from(q)).sum();
+        }
+        for (i, sum) in sums.into_iter().enumerate() {
+            out.start[i] = -F::OFFSET * sum;
+            let scale = if per_32 { out.scale[i * F::SUB / 32 % (SPAN / 32)] } else { 1.0 };
+            out.sum[i] = scale * sum as f32;
+        }
+        for (pair, sums) in out.pairs.iter_mut().zip(sums.as_chunks::<2>().0) {
+            *pair = (sums[0] & 0xffff) | sums[1] << 16;
+        }
     }
 }
 
 /// Rounds `x` to `q` with one scale, which it returns: NaN if an element is not finite.
+#[inline(always)]
 fn round_span(x: &[f32], q: &mut [i8]) -> f32 {
     let mut largest = [0u32; 16];
     let (chunks, rest) = x.as_chunks::<16>();

@@ -1,6 +1,6 @@
 //! The k-quants and TQ2_0: 256 elements with scales of sub-blocks (ggml-common.h).
 
-use super::{Format, Int8Group};
+use super::{Format, Int8Group, Scales};
 use crate::simd::{Simd, Tile};
 use blocks::DType;
 
@@ -9,10 +9,11 @@ pub(super) struct Q4K;
 
 impl Format for Q4K {
     const DTYPE: DType = DType::Q4_K;
+    const SMALL: bool = true;
     const SUB: usize = 32;
     const OFFSET: i32 = 0;
     const MIN: bool = true;
-    const SCALE_32: bool = false;
+    const SCALES: Scales = Scales::Integer;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
@@ -35,10 +36,11 @@ pub(super) struct Q5K;
 
 impl Format for Q5K {
     const DTYPE: DType = DType::Q5_K;
+    const SMALL: bool = true;
     const SUB: usize = 32;
     const OFFSET: i32 = 0;
     const MIN: bool = true;
-    const SCALE_32: bool = false;
+    const SCALES: Scales = Scales::Integer;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
@@ -68,8 +70,7 @@ impl Format for Q5K {
 #[inline(always)]
 fn scales_and_mins<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
     let [head, a, b, c] = s.load_4(tile, 0);
-    let [d, dmin] = s.f16_pair(head);
-    let dmin = s.sub(s.splat_f(0.0), dmin);
+    factors(s, head, group);
     let six = s.splat_i(0x3f3f_3f3f);
     let four = s.splat_i(0x0f0f_0f0f);
     let top = s.splat_i(0x3030_3030);
@@ -78,11 +79,28 @@ fn scales_and_mins<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
     let byte = s.splat_i(0xff);
     for sub in 0..8 {
         let shift = (sub % 4 * 8) as u32;
-        let scale = s.to_f(s.and(s.shr(scales[sub / 4], shift), byte));
-        let min = s.to_f(s.and(s.shr(mins[sub / 4], shift), byte));
-        s.store_f(s.mul(d, scale), &mut group.scales[sub]);
-        s.store_f(s.mul(dmin, min), &mut group.mins[sub]);
+        s.store_i(s.and(s.shr(scales[sub / 4], shift), byte), &mut group.scales[sub]);
     }
+    for quad in 0..2 {
+        let pairs = in_pairs(s, mins[quad]);
+        s.store_i(pairs[0], &mut group.mins[2 * quad]);
+        s.store_i(pairs[1], &mut group.mins[2 * quad + 1]);
+    }
+}
+
+/// The f16 factors of scales and mins in a word.
+#[inline(always)]
+fn factors<S: Simd>(s: S, word: S::I, group: &mut Int8Group) {
+    let [d, dmin] = s.f16_pair(word);
+    s.store_f(d, &mut group.d[0]);
+    s.store_f(s.sub(s.splat_f(0.0), dmin), &mut group.d[1]);
+}
+
+/// Four bytes a lane, without sign, as pairs of 16 bits: the lower two, then the upper two.
+#[inline(always)]
+fn in_pairs<S: Simd>(s: S, bytes: S::I) -> [S::I; 2] {
+    let byte = |n: u32| s.and(s.shr(bytes, 8 * n), s.splat_i(0xff));
+    [s.or(byte(0), s.shl(byte(1), 16)), s.or(byte(2), s.shl(byte(3), 16))]
 }
 
 /// Low nibbles in 128 bytes, upper two bits in 64, 16 signed scales, f16 scale; minus 32.
@@ -93,15 +111,15 @@ impl Format for Q6K {
     const SUB: usize = 16;
     const OFFSET: i32 = 32;
     const MIN: bool = false;
-    const SCALE_32: bool = false;
+    const SCALES: Scales = Scales::Integer;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
-        let d = s.f16_pair(s.load_1(tile, 206))[1];
+        s.store_f(s.f16_pair(s.load_1(tile, 206))[1], &mut group.d[0]);
         let scales = s.load_4(tile, 192);
         for sub in 0..16 {
             let up = s.shl(scales[sub / 4], 24 - (sub % 4 * 8) as u32);
-            s.store_f(s.mul(d, s.to_f(s.sar(up, 24))), &mut group.scales[sub]);
+            s.store_i(s.sar(up, 24), &mut group.scales[sub]);
         }
         let four = s.splat_i(0x0f0f_0f0f);
         let top = s.splat_i(0x3030_3030);
@@ -133,23 +151,25 @@ pub(super) struct Q2K;
 
 impl Format for Q2K {
     const DTYPE: DType = DType::Q2_K;
+    const SMALL: bool = true;
     const SUB: usize = 16;
     const OFFSET: i32 = 0;
     const MIN: bool = true;
-    const SCALE_32: bool = false;
+    const SCALES: Scales = Scales::Integer;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
-        let [d, dmin] = s.f16_pair(s.load_1(tile, 80));
-        let dmin = s.sub(s.splat_f(0.0), dmin);
+        factors(s, s.load_1(tile, 80), group);
         let bytes = s.load_4(tile, 0);
         let four = s.splat_i(15);
         for sub in 0..16 {
             let shift = (sub % 4 * 8) as u32;
-            let scale = s.to_f(s.and(s.shr(bytes[sub / 4], shift), four));
-            let min = s.to_f(s.and(s.shr(bytes[sub / 4], shift + 4), four));
-            s.store_f(s.mul(d, scale), &mut group.scales[sub]);
-            s.store_f(s.mul(dmin, min), &mut group.mins[sub]);
+            s.store_i(s.and(s.shr(bytes[sub / 4], shift), four), &mut group.scales[sub]);
+        }
+        for quad in 0..4 {
+            let pairs = in_pairs(s, s.and(s.shr(bytes[quad], 4), s.splat_i(0x0f0f_0f0f)));
+            s.store_i(pairs[0], &mut group.mins[2 * quad]);
+            s.store_i(pairs[1], &mut group.mins[2 * quad + 1]);
         }
         let two = s.splat_i(0x0303_0303);
         for part in 0..4 {
@@ -174,11 +194,11 @@ impl Format for Q3K {
     const SUB: usize = 16;
     const OFFSET: i32 = 4;
     const MIN: bool = false;
-    const SCALE_32: bool = false;
+    const SCALES: Scales = Scales::Integer;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
-        let d = s.f16_pair(s.load_1(tile, 106))[1];
+        s.store_f(s.f16_pair(s.load_1(tile, 106))[1], &mut group.d[0]);
         let low = [s.load_1(tile, 96), s.load_1(tile, 100)];
         let high = s.load_1(tile, 104);
         for sub in 0..16 {
@@ -188,7 +208,7 @@ impl Format for Q3K {
             let top = s.shr(high, (shift + sub / 4 * 2) as u32);
             let top = s.shl(s.and(top, s.splat_i(3)), 4);
             let scale = s.add_i(s.or(s.and(nibble, s.splat_i(15)), top), s.splat_i(-32));
-            s.store_f(s.mul(d, s.to_f(scale)), &mut group.scales[sub]);
+            s.store_i(scale, &mut group.scales[sub]);
         }
         let two = s.splat_i(0x0303_0303);
         let one = s.splat_i(0x0101_0101);
@@ -218,13 +238,13 @@ impl Format for Tq2_0 {
     const SUB: usize = 32;
     const OFFSET: i32 = 1;
     const MIN: bool = false;
-    const SCALE_32: bool = false;
+    const SCALES: Scales = Scales::Integer;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
-        let d = s.f16_pair(s.load_1(tile, 62))[1];
+        s.store_f(s.f16_pair(s.load_1(tile, 62))[1], &mut group.d[0]);
         for sub in 0..8 {
-            s.store_f(d, &mut group.scales[sub]);
+            s.store_i(s.splat_i(1), &mut group.scales[sub]);
         }
         let two = s.splat_i(0x0303_0303);
         for part in 0..4 {

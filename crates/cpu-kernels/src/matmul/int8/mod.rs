@@ -2,17 +2,24 @@
 //!
 //! A weight is `scale_s * (u - offset)`, or `scale_s * u + min_s`, for each sub-block `s` of 32 or
 //! 16 of k with unsigned bytes `u`. The products of a sub-block are summed exactly in 32-bit
-//! integers, the offset being paid by the start of the sum; sub-blocks are added in f32 in order.
+//! integers, the offset being paid by the start of the sum. Where the scales of sub-blocks are
+//! integers times one f32 (the k-quants), all of a block of 256 is summed exactly,
+//! `d sum_s scale_s sum_k u x - dmin sum_s min_s sum_k x`; else sub-blocks are added in f32 in order.
+//!
+//! Integer sums are the same in whatever order they are formed. So a batch may go through other
+//! instructions (`tiles`) than a single row and have the same bits.
 
 mod activations;
 mod k_quants;
 mod nibbles;
 mod quants32;
 mod sweep;
+#[cfg(target_arch = "x86_64")]
+pub(crate) mod tiles;
 
 use super::{DisjointMut, Job, PANEL_GROUPS, Piece, Scratch};
 use crate::ThreadPool;
-use crate::simd::{LANES, Line, Op, Simd, Tile, dispatch};
+use crate::simd::{LANES, Line, Op, Simd, Tile, dispatch_tiles};
 use activations::ActivationBlock;
 use blocks::DType;
 use std::marker::PhantomData;
@@ -25,18 +32,35 @@ const SPAN: usize = 256;
 #[repr(align(64))]
 pub(crate) struct Int8Group {
     lines: [Line; SPAN / 4],
-    scales: [[f32; LANES]; 16],
-    mins: [[f32; LANES]; 16],
+    /// Of each sub-block; the bits of f32, or integers.
+    scales: [Line; 16],
+    /// Of each sub-block, the bits of f32; or integers of 16 bits, two sub-blocks a lane.
+    mins: [Line; 8],
+    /// The factors of integer scales and mins, that of the mins negative.
+    d: [[f32; LANES]; 2],
 }
 
 impl Default for Int8Group {
     fn default() -> Self {
         Int8Group {
             lines: [[0; 64]; SPAN / 4],
-            scales: [[0.0; LANES]; 16],
-            mins: [[0.0; LANES]; 16],
+            scales: [[0; 64]; 16],
+            mins: [[0; 64]; 8],
+            d: [[0.0; LANES]; 2],
         }
     }
+}
+
+/// What the scales of sub-blocks are.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Scales {
+    /// f32, with an activation scale for each 32 of k.
+    PerBlock32,
+    /// f32, with an activation scale for all 256.
+    Float,
+    /// Integers times one f32, with an activation scale for all 256. Their products with the
+    /// bytes of a weight (less the offset) are within -8192..8192.
+    Integer,
 }
 
 /// A block type with an integer kernel.
@@ -48,8 +72,11 @@ trait Format {
     const OFFSET: i32;
     /// Whether sub-blocks have a minimum.
     const MIN: bool;
-    /// Whether activations have a scale for each 32 of k, or for 256.
-    const SCALE_32: bool;
+    /// What scales are, and how many the activations have.
+    const SCALES: Scales;
+    /// Whether integer scales have 6 bits, no sign, and bytes at most 31: a product splits into
+    /// two of a byte each.
+    const SMALL: bool = false;
     /// Whether bytes exceed 127.
     const WIDE: bool = false;
 
@@ -84,10 +111,14 @@ pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) -> bool {
 fn run_format<F: Format>(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
     let out = &DisjointMut::new(out);
     let acts = &*activations::quantize::<F>(pool, job);
-    job.for_pieces(pool, 256, |piece| {
-        dispatch(job.isa, Int8Piece { job, acts, piece, out, format: PhantomData::<F> });
+    job.for_pieces(pool, MAX_ACTS, |piece| {
+        dispatch_tiles(job.isa, Int8Piece { job, acts, piece, out, format: PhantomData::<F> });
     });
 }
+
+/// Activation rows that a panel meets once it is unpacked: enough that unpacking is a small part,
+/// few enough that one span of them stays in the second-level cache.
+const MAX_ACTS: usize = 512;
 
 struct Int8Piece<'a, F> {
     job: &'a Job<'a>,
@@ -112,6 +143,8 @@ impl<F: Format> Op for Int8Piece<'_, F> {
         sums.resize(piece.acts.len() * PANEL_GROUPS, [0.0; LANES]);
         let groups = &mut scratch.int8[..n_groups];
         let (len, size) = (F::DTYPE.block_len(), F::DTYPE.block_bytes());
+        #[cfg(target_arch = "x86_64")]
+        let mut tiles = tiles::Tiles::<S, F>::new(s, piece.acts.len());
         for (k0, acts) in (0..job.cols).step_by(SPAN).zip(acts.chunks(job.m)) {
             let span = SPAN.min(job.cols - k0);
             for (g, group) in groups.iter_mut().enumerate() {
@@ -120,9 +153,16 @@ impl<F: Format> Op for Int8Piece<'_, F> {
                 let tile = job.tile(&piece, row, (at, bytes), &mut scratch.pad);
                 F::unpack(s, tile, group);
             }
-            sweep::sweep::<S, F>(s, groups, span / F::SUB, &acts[piece.acts.clone()], sums);
+            let (mut acts, mut sums) = (&acts[piece.acts.clone()], &mut sums[..]);
+            #[cfg(target_arch = "x86_64")]
+            if let Some(tiles) = &mut tiles {
+                let done = tiles.sweep(&mut scratch.tiles, groups, span / F::SUB, acts, sums);
+                acts = &acts[done..];
+                sums = &mut sums[done * PANEL_GROUPS..];
+            }
+            sweep::sweep::<S, F>(s, groups, span / F::SUB, acts, sums);
         }
-        job.store(&piece, sums, out);
+        job.store(&piece, &scratch.sums, out);
         own.give_back();
     }
 }

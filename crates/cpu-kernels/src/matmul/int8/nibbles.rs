@@ -1,7 +1,7 @@
 //! Formats of 4 bits without mins of sub-blocks: Q4_0, Q4_1, and those of a code book, IQ4_NL,
 //! IQ4_XS and MXFP4 (ggml-common.h).
 
-use super::{Format, Int8Group};
+use super::{Format, Int8Group, Scales};
 use crate::simd::{Simd, Tile};
 use blocks::DType;
 
@@ -13,12 +13,12 @@ impl Format for Q4_0 {
     const SUB: usize = 32;
     const OFFSET: i32 = 8;
     const MIN: bool = false;
-    const SCALE_32: bool = true;
+    const SCALES: Scales = Scales::PerBlock32;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
         for b in 0..tile.len() / 18 {
-            s.store_f(s.f16_pair(s.load_1(tile, b * 18))[0], &mut group.scales[b]);
+            s.store_i(s.as_i(s.f16_pair(s.load_1(tile, b * 18))[0]), &mut group.scales[b]);
             nibbles(s, tile, b * 18 + 2, group, b);
         }
     }
@@ -32,14 +32,14 @@ impl Format for Q4_1 {
     const SUB: usize = 32;
     const OFFSET: i32 = 0;
     const MIN: bool = true;
-    const SCALE_32: bool = true;
+    const SCALES: Scales = Scales::PerBlock32;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
         for b in 0..tile.len() / 20 {
             let [scale, min] = s.f16_pair(s.load_1(tile, b * 20));
-            s.store_f(scale, &mut group.scales[b]);
-            s.store_f(min, &mut group.mins[b]);
+            s.store_i(s.as_i(scale), &mut group.scales[b]);
+            s.store_i(s.as_i(min), &mut group.mins[b]);
             nibbles(s, tile, b * 20 + 4, group, b);
         }
     }
@@ -97,13 +97,13 @@ impl Format for Iq4Nl {
     const SUB: usize = 32;
     const OFFSET: i32 = 128;
     const MIN: bool = false;
-    const SCALE_32: bool = true;
+    const SCALES: Scales = Scales::PerBlock32;
     const WIDE: bool = true;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
         for b in 0..tile.len() / 18 {
-            s.store_f(s.f16_pair(s.load_1(tile, b * 18))[0], &mut group.scales[b]);
+            s.store_i(s.as_i(s.f16_pair(s.load_1(tile, b * 18))[0]), &mut group.scales[b]);
             coded_nibbles(s, tile, b * 18 + 2, group, b, &IQ4_BOOK);
         }
     }
@@ -118,19 +118,19 @@ impl Format for Iq4Xs {
     const SUB: usize = 32;
     const OFFSET: i32 = 128;
     const MIN: bool = false;
-    const SCALE_32: bool = false;
+    const SCALES: Scales = Scales::Integer;
     const WIDE: bool = true;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
         let head = s.load_1(tile, 0);
-        let scale = s.f16_pair(head)[0];
+        s.store_f(s.f16_pair(head)[0], &mut group.d[0]);
         let low = s.load_1(tile, 4);
         for b in 0..8 {
             let bits = s.and(s.shr(low, 4 * b as u32), s.splat_i(15));
             let high = s.and(s.shr(head, 16 + 2 * b as u32), s.splat_i(3));
             let sub = s.add_i(s.or(bits, s.shl(high, 4)), s.splat_i(-32));
-            s.store_f(s.mul(scale, s.to_f(sub)), &mut group.scales[b]);
+            s.store_i(sub, &mut group.scales[b]);
             coded_nibbles(s, tile, 8 + 16 * b, group, b, &IQ4_BOOK);
         }
     }
@@ -147,7 +147,7 @@ impl Format for Mxfp4 {
     const SUB: usize = 32;
     const OFFSET: i32 = 12;
     const MIN: bool = false;
-    const SCALE_32: bool = true;
+    const SCALES: Scales = Scales::PerBlock32;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
@@ -159,7 +159,7 @@ impl Format for Mxfp4 {
             let subnormal = s.as_f(s.shl(e, 22));
             let smallest = s.splat_f(f32::from_bits(0x0020_0000));
             let scale = s.max(s.max(normal, subnormal), smallest);
-            s.store_f(scale, &mut group.scales[b]);
+            s.store_i(s.as_i(scale), &mut group.scales[b]);
             coded_nibbles(s, tile, b * 17 + 1, group, b, &E2M1_BOOK);
         }
     }

@@ -1,6 +1,6 @@
 //! Q5_0, Q5_1 and Q8_0: blocks of 32 with one scale (ggml-common.h).
 
-use super::{Format, Int8Group};
+use super::{Format, Int8Group, Scales};
 use crate::simd::{Simd, Tile};
 use blocks::DType;
 
@@ -12,7 +12,7 @@ impl Format for Q8_0 {
     const SUB: usize = 32;
     const OFFSET: i32 = 128;
     const MIN: bool = false;
-    const SCALE_32: bool = true;
+    const SCALES: Scales = Scales::PerBlock32;
     const WIDE: bool = true;
 
     #[inline(always)]
@@ -20,7 +20,7 @@ impl Format for Q8_0 {
         let flip = s.splat_i(0x8080_8080_u32 as i32);
         for b in 0..tile.len() / 34 {
             let at = b * 34;
-            s.store_f(s.f16_pair(s.load_1(tile, at))[0], &mut group.scales[b]);
+            s.store_i(s.as_i(s.f16_pair(s.load_1(tile, at))[0]), &mut group.scales[b]);
             for half in 0..2 {
                 let lines = s.load_4(tile, at + 2 + 16 * half);
                 for i in 0..4 {
@@ -39,13 +39,13 @@ impl Format for Q5_0 {
     const SUB: usize = 32;
     const OFFSET: i32 = 16;
     const MIN: bool = false;
-    const SCALE_32: bool = true;
+    const SCALES: Scales = Scales::PerBlock32;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
         for b in 0..tile.len() / 22 {
             let at = b * 22;
-            s.store_f(s.f16_pair(s.load_1(tile, at))[0], &mut group.scales[b]);
+            s.store_i(s.as_i(s.f16_pair(s.load_1(tile, at))[0]), &mut group.scales[b]);
             five_bits(s, tile, at + 2, group, b);
         }
     }
@@ -59,15 +59,15 @@ impl Format for Q5_1 {
     const SUB: usize = 32;
     const OFFSET: i32 = 0;
     const MIN: bool = true;
-    const SCALE_32: bool = true;
+    const SCALES: Scales = Scales::PerBlock32;
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
         for b in 0..tile.len() / 24 {
             let at = b * 24;
             let [scale, min] = s.f16_pair(s.load_1(tile, at));
-            s.store_f(scale, &mut group.scales[b]);
-            s.store_f(min, &mut group.mins[b]);
+            s.store_i(s.as_i(scale), &mut group.scales[b]);
+            s.store_i(s.as_i(min), &mut group.mins[b]);
             five_bits(s, tile, at + 4, group, b);
         }
     }

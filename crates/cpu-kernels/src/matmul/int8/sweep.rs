@@ -1,7 +1,7 @@
 //! A panel times all activations.
 
 use super::activations::ActivationBlock;
-use super::{Format, Int8Group};
+use super::{Format, Int8Group, Scales};
 use crate::matmul::PANEL_GROUPS;
 use crate::simd::{LANES, Simd};
 
@@ -41,38 +41,32 @@ fn tile<S: Simd, F: Format, const G: usize, const M: usize>(
     acts: &[ActivationBlock],
     sums: &mut [[f32; LANES]],
 ) -> usize {
-    let (groups, acts) = (&groups[..G], &acts[..M]);
-    let mut total = [[s.splat_f(0.0); M]; G];
-    let lines = F::SUB / 4;
     assert!(subs * F::SUB <= super::SPAN);
+    match F::SCALES {
+        Scales::Integer => integer_tile::<S, F, G, M>(s, groups, subs, acts, sums),
+        _ => float_tile::<S, F, G, M>(s, groups, subs, acts, sums),
+    }
+    M
+}
+
+/// Sub-blocks whose scales are f32.
+#[inline(always)]
+fn float_tile<S: Simd, F: Format, const G: usize, const M: usize>(
+    s: S,
+    groups: &[Int8Group],
+    subs: usize,
+    acts: &[ActivationBlock],
+    sums: &mut [[f32; LANES]],
+) {
+    let (groups, acts) = (&groups[..G], &acts[..M]);
+    let per_32 = F::SCALES == Scales::PerBlock32;
+    let mut total = [[s.splat_f(0.0); M]; G];
     for sub in 0..subs {
-        let mut dots = [[s.splat_i(0); M]; G];
-        for i in 0..M {
-            let start = s.splat_i(acts[i].start[sub]);
-            for g in 0..G {
-                dots[g][i] = start;
-            }
-        }
-        for line in sub * lines..(sub + 1) * lines {
-            let mut w = [s.splat_i(0); G];
-            for g in 0..G {
-                w[g] = s.load_i(&groups[g].lines[line]);
-            }
-            for i in 0..M {
-                let a = s.splat_i(acts[i].words[line]);
-                for g in 0..G {
-                    dots[g][i] = if F::WIDE {
-                        s.dot::<true>(dots[g][i], w[g], a)
-                    } else {
-                        s.dot::<false>(dots[g][i], w[g], a)
-                    };
-                }
-            }
-        }
+        let dots = dots::<S, F, G, M>(s, groups, sub, acts);
         for g in 0..G {
-            let scale = s.load_f(&groups[g].scales[sub]);
+            let scale = s.as_f(s.load_i(&groups[g].scales[sub]));
             for i in 0..M {
-                let scale = if F::SCALE_32 {
+                let scale = if per_32 {
                     s.mul(scale, s.splat_f(acts[i].scale[sub * F::SUB / 32]))
                 } else {
                     scale
@@ -80,7 +74,7 @@ fn tile<S: Simd, F: Format, const G: usize, const M: usize>(
                 total[g][i] = s.fma(s.to_f(dots[g][i]), scale, total[g][i]);
             }
             if F::MIN {
-                let min = s.load_f(&groups[g].mins[sub]);
+                let min = s.as_f(s.load_i(&groups[g].mins[sub]));
                 for i in 0..M {
                     total[g][i] = s.fma(min, s.splat_f(acts[i].sum[sub]), total[g][i]);
                 }
@@ -92,13 +86,93 @@ fn tile<S: Simd, F: Format, const G: usize, const M: usize>(
         for g in 0..G {
             let sum = &mut sums[i * PANEL_GROUPS + g];
             let before = s.load_f(sum);
-            let after = if F::SCALE_32 {
-                s.add(total[g][i], before)
-            } else {
-                s.fma(total[g][i], scale, before)
-            };
+            let after =
+                if per_32 { s.add(total[g][i], before) } else { s.fma(total[g][i], scale, before) };
             s.store_f(after, sum);
         }
     }
-    M
+}
+
+/// Sub-blocks whose scales are integers.
+#[inline(always)]
+fn integer_tile<S: Simd, F: Format, const G: usize, const M: usize>(
+    s: S,
+    groups: &[Int8Group],
+    subs: usize,
+    acts: &[ActivationBlock],
+    sums: &mut [[f32; LANES]],
+) {
+    let (groups, acts) = (&groups[..G], &acts[..M]);
+    let mut total = [[s.splat_i(0); M]; G];
+    for sub in 0..subs {
+        let dots = dots::<S, F, G, M>(s, groups, sub, acts);
+        for g in 0..G {
+            let scale = s.load_i(&groups[g].scales[sub]);
+            for i in 0..M {
+                total[g][i] = s.add_i(total[g][i], s.mul_i(dots[g][i], scale));
+            }
+        }
+    }
+    for i in 0..M {
+        for g in 0..G {
+            let sum = &mut sums[i * PANEL_GROUPS + g];
+            let after = add_block::<S, F>(s, &groups[g], total[g][i], &acts[i], s.load_f(sum));
+            s.store_f(after, sum);
+        }
+    }
+}
+
+/// A block's exact sum `total`, with its mins, factors and the activation's scale, added to `sum`.
+#[inline(always)]
+pub(super) fn add_block<S: Simd, F: Format>(
+    s: S,
+    group: &Int8Group,
+    total: S::I,
+    act: &ActivationBlock,
+    sum: S::F,
+) -> S::F {
+    let mut value = s.mul(s.to_f(total), s.load_f(&group.d[0]));
+    if F::MIN {
+        let mut mins = s.splat_i(0);
+        for pair in 0..super::SPAN / F::SUB / 2 {
+            mins = s.dot_16(mins, s.load_i(&group.mins[pair]), s.splat_i(act.pairs[pair]));
+        }
+        value = s.fma(s.to_f(mins), s.load_f(&group.d[1]), value);
+    }
+    s.fma(value, s.splat_f(act.scale[0]), sum)
+}
+
+/// The integer sums of sub-block `sub`.
+#[inline(always)]
+fn dots<S: Simd, F: Format, const G: usize, const M: usize>(
+    s: S,
+    groups: &[Int8Group],
+    sub: usize,
+    acts: &[ActivationBlock],
+) -> [[S::I; M]; G] {
+    let lines = F::SUB / 4;
+    let mut dots = [[s.splat_i(0); M]; G];
+    for i in 0..M {
+        let start = s.splat_i(if F::OFFSET == 0 { 0 } else { acts[i].start[sub] });
+        for g in 0..G {
+            dots[g][i] = start;
+        }
+    }
+    for line in sub * lines..(sub + 1) * lines {
+        let mut w = [s.splat_i(0); G];
+        for g in 0..G {
+            w[g] = s.load_i(&groups[g].lines[line]);
+        }
+        for i in 0..M {
+            let a = s.splat_i(acts[i].words[line]);
+            for g in 0..G {
+                dots[g][i] = if F::WIDE {
+                    s.dot::<true>(dots[g][i], w[g], a)
+                } else {
+                    s.dot::<false>(dots[g][i], w[g], a)
+                };
+            }
+        }
+    }
+    dots
 }
