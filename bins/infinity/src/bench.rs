@@ -69,7 +69,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.repetitions == 0 || args.decode == 0 || args.prefill.contains(&0) {
         bail!("--repetitions, --decode and --prefill must be at least 1");
     }
-    let loaded = load::model(&args.model, args.runtime.hardware.compute()?)?;
+    let loaded = load::model(&args.model, &args.runtime.hardware)?;
     let model = &loaded.model;
     let decoder = &model.decoder()?.config;
     let longest = args.prefill.iter().copied().max().unwrap_or(0).max(args.depth + args.decode);

@@ -39,7 +39,7 @@ pub(crate) struct Args {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
-    let loaded = load::model(&args.model, args.runtime.hardware.compute()?)?;
+    let loaded = load::model(&args.model, &args.runtime.hardware)?;
     let tokenizer = load::tokenizer(&loaded.path)?;
     let template = match &args.chat_template {
         Some(path) => {

@@ -58,7 +58,7 @@ pub(crate) struct Args {
 pub(crate) fn run(args: &Args) -> Result<()> {
     let prompt = prompt(args)?;
     let mut sampler = Sampler::new(args.sampling.params())?;
-    let loaded = load::model(&args.model, args.runtime.hardware.compute()?)?;
+    let loaded = load::model(&args.model, &args.runtime.hardware)?;
     let tokenizer = load::tokenizer(&loaded.path)?;
     let options = EncodeOptions { add_special: !args.no_bos, parse_special: args.parse_special };
     let ids = tokenizer.encode(&prompt, options)?;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 use model::Model;
-use tensor::Compute;
 use tokenizer::Tokenizer;
 
+use crate::options::Hardware;
 use crate::pull;
 
 /// The file or folder that a user's MODEL names.
@@ -33,11 +33,11 @@ pub(crate) struct Loaded {
     pub(crate) took: Duration,
 }
 
-pub(crate) fn model(name: &str, compute: Compute) -> Result<Loaded> {
+pub(crate) fn model(name: &str, hardware: &Hardware) -> Result<Loaded> {
     let path = resolve(name)?;
     let start = Instant::now();
-    let model =
-        Model::open(&path).with_context(|| path.display().to_string())?.with_compute(compute);
+    let model = Model::open_with(&path, hardware.compute()?, hardware.repack)
+        .with_context(|| path.display().to_string())?;
     Ok(Loaded { path, model, took: start.elapsed() })
 }
 

@@ -43,7 +43,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.chunk == 0 {
         bail!("--chunk 0: at least one token must enter the model at a time");
     }
-    let loaded = load::model(&args.model, args.runtime.compute()?)?;
+    let loaded = load::model(&args.model, &args.runtime)?;
     let (name, values) = match loaded.model.config() {
         ModelConfig::Encoder(_) => ("last_hidden_state", loaded.model.encode(&[&ids])?),
         _ => ("logits", decode(&loaded.model, &ids, args)?),

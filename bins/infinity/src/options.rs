@@ -1,6 +1,7 @@
 //! Options that several commands share.
 
 use anyhow::{Result, bail};
+use model::Repack;
 use sampling::{PenaltyWindow, SamplingParams};
 use tensor::{Activations, Compute, DType, Device};
 
@@ -16,6 +17,10 @@ pub(crate) struct Hardware {
     /// Keep activations in f32 where weights are quantized (slower; default: int8, as llama.cpp)
     #[arg(long)]
     exact: bool,
+    /// Repack quantized weights into memory of their own for faster products: auto (while there
+    /// is memory), always, or never (they stay in the mapped file)
+    #[arg(long, default_value = "auto", value_name = "WHEN")]
+    pub(crate) repack: Repack,
 }
 
 impl Hardware {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use eval::{EvalError, Limits, LogitsSource, ModelLogits, Piece, Protocol, Task};
-use model::{Model, ModelConfig};
+use model::{Model, ModelConfig, Repack};
 use serde::{Deserialize, Serialize};
 use tensor::{Activations, Compute};
 
@@ -57,7 +57,7 @@ fn open(path: &Path, job: &Job) -> Result<Model> {
     if job.exact {
         compute = compute.with_activations(Activations::F32);
     }
-    Model::load(config, &*weights, compute).with_context(here)
+    Model::load(config, &*weights, compute, Repack::Auto).with_context(here)
 }
 
 /// Does a job and prints what comes of it.

@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::io;
-use std::ops::Deref;
+use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -49,6 +49,30 @@ impl MappedFile {
         &self.path
     }
 
+    /// Tells the system that `range` need not stay in this process's memory: it will be read from
+    /// the file again if it is looked at again. A hint; nothing is lost, and it may do nothing.
+    pub fn release(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Mapping::Mapped(m) = &*self.map {
+            let end = range.end.min(m.len());
+            if range.start < end {
+                // SAFETY: the mapping is of a file and read-only: pages that are dropped come back
+                // from the file, with the same content.
+                let hint = unsafe {
+                    m.unchecked_advise_range(
+                        memmap2::UncheckedAdvice::DontNeed,
+                        range.start,
+                        end - range.start,
+                    )
+                };
+                // Pages that stay are no fault.
+                drop(hint);
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
     /// The bytes of the file.
     pub fn bytes(&self) -> &[u8] {
         match &*self.map {
@@ -75,7 +99,10 @@ mod tests {
         for content in [&b""[..], b"some bytes"] {
             let path = dir.path().join("f");
             std::fs::write(&path, content).unwrap();
-            assert_eq!(&*MappedFile::open(&path).unwrap(), content);
+            let map = MappedFile::open(&path).unwrap();
+            assert_eq!(&*map, content);
+            map.release(1..usize::MAX);
+            assert_eq!(&*map, content);
         }
         assert_eq!(MappedFile::open(dir.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
     }

@@ -10,6 +10,7 @@ use crate::config::{ModelConfig, Position};
 use crate::decoder::{Decoder, DecoderInput};
 use crate::eager::Eager;
 use crate::encoder::{Encoder, EncoderInput};
+use crate::repack::Repack;
 use crate::{Error, WeightSource};
 
 /// A model that is ready to run.
@@ -33,11 +34,24 @@ impl Model {
     /// # Errors
     /// [`Error::UnknownArchitecture`], whatever is wrong with the files, and as [`Model::load`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let (config, source) = crate::weights::open(path.as_ref())?;
-        Self::load(config, &*source, Compute::cpu())
+        Self::open_with(path, Compute::cpu(), Repack::Auto)
     }
 
-    /// Reads the weights that a configuration asks for; `compute` is what the model runs with.
+    /// As [`Model::open`], with what it runs with and whether weights are repacked.
+    ///
+    /// # Errors
+    /// As [`Model::open`].
+    pub fn open_with(
+        path: impl AsRef<Path>,
+        compute: Compute,
+        repack: Repack,
+    ) -> Result<Self, Error> {
+        let (config, source) = crate::weights::open(path.as_ref())?;
+        Self::load(config, &*source, compute, repack)
+    }
+
+    /// Reads the weights that a configuration asks for; `compute` is what the model runs with, and
+    /// `repack` says where quantized weights lie then.
     ///
     /// # Errors
     /// As [`Decoder::load`].
@@ -45,9 +59,16 @@ impl Model {
         config: ModelConfig,
         source: &dyn WeightSource,
         compute: Compute,
+        repack: Repack,
     ) -> Result<Self, Error> {
         let device = compute.device();
-        let wrap = &mut |_: &str, tensor: Tensor| Ok(tensor.to_device(&device)?);
+        let tied = match &config {
+            ModelConfig::Decoder(c) => c.tied_embeddings,
+            ModelConfig::Encoder(_) => false,
+        };
+        let wrap = &mut |name: &str, tensor: Tensor| {
+            repack.apply(name, tensor.to_device(&device)?, tied, &compute)
+        };
         let body = match config.clone() {
             ModelConfig::Decoder(c) => Body::Decoder(Decoder::load_with(c, source, wrap)?),
             ModelConfig::Encoder(c) => Body::Encoder(Encoder::load_with(c, source, wrap)?),

@@ -56,6 +56,12 @@ pub enum Error {
         /// Where the tensor is.
         got: Device,
     },
+    /// The rows of the matrix were interleaved for the kernels.
+    #[error("{op}: the matrix is repacked, its rows do not lie one after the other")]
+    Interleaved {
+        /// The operation.
+        op: &'static str,
+    },
     /// The device is not there, or this build cannot use it.
     #[error("{device}: {reason}")]
     DeviceUnavailable {

@@ -24,6 +24,7 @@
 mod compute;
 mod device;
 mod error;
+mod interleaved;
 pub mod kv;
 mod ops;
 mod shape;

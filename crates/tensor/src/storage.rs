@@ -12,6 +12,8 @@ pub(crate) enum Storage {
     Bytes(Arc<AlignedBytes>),
     /// A part of a mapped file.
     Mapped(MappedFile),
+    /// A matrix whose rows are interleaved: no bytes in the order of its elements.
+    Interleaved(Arc<AlignedBytes>),
     /// A buffer on a GPU.
     #[cfg(feature = "cuda")]
     Cuda(crate::device::cuda::Buffer),
@@ -24,22 +26,29 @@ impl Storage {
             Storage::F32(v) => Some(&bytemuck::cast_slice(v)[range.clone()]),
             Storage::Bytes(b) => Some(&b.bytes()[range.clone()]),
             Storage::Mapped(m) => Some(&m.bytes()[range.clone()]),
+            Storage::Interleaved(_) => None,
             #[cfg(feature = "cuda")]
             Storage::Cuda(_) => None,
         }
     }
 }
 
-/// Bytes that begin at a multiple of eight.
+/// Bytes that begin at a cache line.
 #[derive(Debug)]
 pub(crate) struct AlignedBytes {
+    /// Plain words, whose zeros the system gives without writing them.
     words: Vec<u64>,
+    /// Words before the first byte.
+    skip: usize,
     len: usize,
 }
 
 impl AlignedBytes {
     pub(crate) fn zeroed(len: usize) -> Self {
-        Self { words: vec![0; len.div_ceil(8)], len }
+        const LINE: usize = 64;
+        let words = vec![0u64; len.div_ceil(8) + LINE / 8];
+        let skip = words.as_ptr().align_offset(LINE).min(LINE / 8);
+        Self { words, skip, len }
     }
 
     pub(crate) fn copy_of(bytes: &[u8]) -> Self {
@@ -49,10 +58,10 @@ impl AlignedBytes {
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &bytemuck::cast_slice(&self.words)[..self.len]
+        &bytemuck::cast_slice(&self.words[self.skip..])[..self.len]
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        &mut bytemuck::cast_slice_mut(&mut self.words)[..self.len]
+        &mut bytemuck::cast_slice_mut(&mut self.words[self.skip..])[..self.len]
     }
 }

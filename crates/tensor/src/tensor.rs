@@ -111,13 +111,27 @@ impl Tensor {
     /// Its bytes, little-endian elements or blocks.
     ///
     /// # Errors
-    /// [`Error::WrongDevice`] if it is not in this machine's memory.
+    /// [`Error::WrongDevice`] if it is not in this machine's memory, [`Error::Interleaved`] if its
+    /// rows do not lie one after the other.
     pub fn bytes(&self) -> Result<&[u8]> {
-        self.storage.host(&self.range).ok_or_else(|| Error::WrongDevice {
-            op: "bytes",
-            expected: Device::Cpu,
-            got: self.device(),
+        self.storage.host(&self.range).ok_or_else(|| match self.device() {
+            Device::Cpu => Error::Interleaved { op: "bytes" },
+            got => Error::WrongDevice { op: "bytes", expected: Device::Cpu, got },
         })
+    }
+
+    pub(crate) fn storage(&self) -> &Storage {
+        &self.storage
+    }
+
+    /// The bytes of the storage that are its own.
+    pub(crate) fn range(&self) -> Range<usize> {
+        self.range.clone()
+    }
+
+    /// The same tensor with its bytes elsewhere.
+    pub(crate) fn with_storage(&self, storage: Storage) -> Self {
+        Self { storage, range: 0..self.range.len(), ..self.clone() }
     }
 
     /// Its elements, without copying.
@@ -189,6 +203,11 @@ impl Tensor {
 
     fn decoded(&self) -> Result<Vec<f32>> {
         let mut out = vec![0.0; self.shape.elements().unwrap_or(0)];
+        if self.is_interleaved() {
+            let ids: Vec<u32> = (0..self.rows() as u32).collect();
+            cpu_kernels::embed::gather(&self.weight()?, &ids, &mut out)?;
+            return Ok(out);
+        }
         blocks::decode(self.dtype, self.bytes()?, &mut out)?;
         Ok(out)
     }
@@ -232,6 +251,9 @@ impl Tensor {
         let (have, cols) = (self.rows(), self.cols());
         if rows.end > have || rows.start > rows.end {
             return Err(Error::Index { op: "slice_rows", index: rows.end, len: have });
+        }
+        if self.is_interleaved() {
+            return Err(Error::Interleaved { op: "slice_rows" });
         }
         let row_bytes = self.range.len().checked_div(have).unwrap_or(0);
         let start = self.range.start + rows.start * row_bytes;

@@ -1,6 +1,6 @@
 //! Products with weights.
 
-use cpu_kernels::matmul::{self, Layout, Weight};
+use cpu_kernels::matmul;
 
 use super::shapes;
 use crate::{Compute, Result, Tensor};
@@ -21,7 +21,7 @@ impl Compute {
         matmul::matmul(
             self.pool(),
             self.isa(),
-            &weight_of(weight)?,
+            &weight.weight()?,
             x.as_f32()?,
             self.activations(),
             &mut out,
@@ -51,17 +51,7 @@ impl Compute {
             return Err(crate::Error::Index { op: "embedding", index: id as usize, len: n });
         }
         let mut out = vec![0.0; ids.len() * table.cols()];
-        cpu_kernels::embed::gather(&weight_of(table)?, ids, &mut out)?;
+        cpu_kernels::embed::gather(&table.weight()?, ids, &mut out)?;
         Tensor::from_vec([ids.len(), table.cols()], out)
     }
-}
-
-fn weight_of(t: &Tensor) -> Result<Weight<'_>> {
-    Ok(Weight {
-        dtype: t.dtype(),
-        rows: t.rows(),
-        cols: t.cols(),
-        bytes: t.bytes()?,
-        layout: Layout::Rows,
-    })
 }
