@@ -54,9 +54,7 @@ impl Op for BlockOp<'_> {
         let mut scores = vec![[0.0f32; LANES]; queries * PANEL_GROUPS];
         let mut running = vec![Running { max: f32::NEG_INFINITY, sums: [0.0; LANES] }; queries];
         let out_groups = head_dim.div_ceil(LANES);
-        let acc = &mut scratch.sums;
-        acc.clear();
-        acc.resize(queries * out_groups, [0.0; LANES]);
+        let acc = scratch.sums.zeroed(queries * out_groups);
 
         let from = rows[0].from;
         let to = rows.iter().map(|row| row.to).max().unwrap_or(from);

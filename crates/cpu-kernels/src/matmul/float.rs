@@ -4,7 +4,7 @@
 //! Per output: a fused multiply-add for each k within a span of 64, from zero; spans added up in
 //! order.
 
-use super::{DisjointMut, Job, Layout, PANEL_GROUPS, Piece, Scratch, Source};
+use super::{DisjointMut, Job, Layout, PANEL_GROUPS, PANEL_ROWS, Piece, Scratch, Source};
 use crate::simd::{LANES, Op, Simd, Tile, dispatch};
 use crate::{KernelError, ThreadPool};
 use blocks::DType;
@@ -42,7 +42,9 @@ pub(crate) fn is_plain(dtype: DType) -> bool {
 
 pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
     let out = &DisjointMut::new(out);
-    job.for_pieces(pool, 128, |piece| dispatch(job.isa, FloatPiece { job, piece, out }));
+    job.for_pieces(pool, PANEL_ROWS, 128, |piece| {
+        dispatch(job.isa, FloatPiece { job, piece, out })
+    });
 }
 
 struct FloatPiece<'a> {
@@ -62,9 +64,7 @@ impl Op for FloatPiece<'_> {
         let mut own = Scratch::take();
         let scratch = &mut *own;
         {
-            let sums = &mut scratch.sums;
-            sums.clear();
-            sums.resize(piece.acts.len() * PANEL_GROUPS, [0.0; LANES]);
+            let sums = scratch.sums.zeroed(piece.acts.len() * PANEL_GROUPS);
             let groups = &mut scratch.float[..n_groups];
             let (x, m) = (&job.x[piece.acts.start * job.cols..], piece.acts.len());
             if is_plain(job.dtype) {

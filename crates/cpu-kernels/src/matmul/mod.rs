@@ -154,11 +154,11 @@ pub(crate) struct Job<'a> {
     bias: Option<&'a [f32]>,
 }
 
-/// How far ahead of a stream of weights its bytes are asked for.
-const PREFETCH: usize = 8192;
-
 /// Groups of 16 rows in the largest panel.
 pub(crate) const PANEL_GROUPS: usize = 4;
+
+/// Weight rows of the largest panel.
+const PANEL_ROWS: usize = PANEL_GROUPS * simd::LANES;
 
 /// One thread's piece of a product: rows `rows` of the weight with activations `acts`.
 #[derive(Clone)]
@@ -168,17 +168,25 @@ struct Piece {
 }
 
 impl Job<'_> {
-    /// Cuts the product into pieces of at most `max_acts` activation rows, which should stay in
-    /// the second-level cache while weights go by, and runs `body` for each on the pool. The cut
+    /// Cuts the product into pieces of at most `max_rows` weight rows and `max_acts` activation rows,
+    /// which should stay in the second-level cache while weights go by, and runs `body` for each on the pool. The cut
     /// depends on the number of threads; results do not depend on the cut.
-    fn for_pieces(&self, pool: &ThreadPool, max_acts: usize, body: impl Fn(Piece) + Sync) {
+    fn for_pieces(
+        &self,
+        pool: &ThreadPool,
+        max_rows: usize,
+        max_acts: usize,
+        body: impl Fn(Piece) + Sync,
+    ) {
         let (rows, m) = (self.source.rows, self.m);
         let spans = m.div_ceil(max_acts);
-        let acts = m.div_ceil(spans);
+        let acts = m.div_ceil(spans).next_multiple_of(simd::LANES);
+        let spans = m.div_ceil(acts);
         // Enough pieces that threads finish together.
         let wanted = if pool.threads() == 1 { 1 } else { 4 * pool.threads() };
-        let panel =
-            [64, 32, 16].into_iter().find(|p| rows.div_ceil(*p) * spans >= wanted).unwrap_or(16);
+        let sizes = [256, 128, 64, 32, 16];
+        let mut fitting = sizes.into_iter().skip_while(|&panel| panel > max_rows);
+        let panel = fitting.find(|p| rows.div_ceil(*p) * spans >= wanted).unwrap_or(16);
         let panels = rows.div_ceil(panel);
         pool.run(panels * spans, |i| {
             let (row, act) = (i % panels * panel, i / panels * acts);
@@ -198,16 +206,43 @@ impl Job<'_> {
         pad: &'a mut Vec<u8>,
     ) -> simd::Tile<'a> {
         let tile = self.source.tile(row, at, len, pad);
-        if piece.acts.len() <= 16 {
+        if piece.acts.len() <= 16 && self.source.layout == Layout::Rows {
             let stride = self.source.stride;
             let next_panel = piece.rows.len() * stride - at;
-            tile.prefetch(match self.source.layout {
-                Layout::Interleaved => PREFETCH / simd::LANES,
-                Layout::Rows if at + 2 * len <= stride => len,
-                Layout::Rows => next_panel,
-            });
+            tile.prefetch(if at + 2 * len <= stride { len } else { next_panel });
         }
         tile
+    }
+
+    /// Stores a piece's sums, `sums[g * n + i]` being 16 rows of group `g` for activation `i`, with
+    /// the bias added. An activation's rows are written one after the other: the next one's lie far
+    /// away.
+    #[cfg(target_arch = "x86_64")]
+    fn store_groups(
+        &self,
+        piece: &Piece,
+        sums: &[[f32; simd::LANES]],
+        n: usize,
+        out: &DisjointMut<'_, f32>,
+    ) {
+        let bias = self.bias.map(|bias| &bias[piece.rows.clone()]);
+        for (i, act) in piece.acts.clone().enumerate() {
+            let start = act * self.source.rows;
+            // SAFETY: a piece alone writes its rows for its activations.
+            let to = unsafe { out.slice_mut(start + piece.rows.start..start + piece.rows.end) };
+            let sums = sums[i..].iter().step_by(n);
+            for (to, sums) in to.chunks_mut(simd::LANES).zip(sums) {
+                match <&mut [f32; simd::LANES]>::try_from(&mut *to) {
+                    Ok(to) => *to = *sums,
+                    Err(_) => to.copy_from_slice(&sums[..to.len()]),
+                }
+            }
+            if let Some(bias) = bias {
+                for (to, bias) in to.iter_mut().zip(bias) {
+                    *to += bias;
+                }
+            }
+        }
     }
 
     /// Stores a piece's sums, `sums[i * PANEL_GROUPS + g]` being 16 rows of group `g` for

@@ -6,6 +6,7 @@ use super::int8::Int8Group;
 #[cfg(target_arch = "x86_64")]
 use super::int8::tiles::TileBuffers;
 use crate::simd::LANES;
+use bytemuck::{Pod, Zeroable};
 use std::cell::Cell;
 
 /// Buffers of one thread. Their content means nothing between uses.
@@ -16,11 +17,28 @@ pub(crate) struct Scratch {
     #[cfg(target_arch = "x86_64")]
     pub(crate) tiles: TileBuffers,
     /// Sums, 16 rows an entry.
-    pub(crate) sums: Vec<[f32; LANES]>,
+    pub(crate) sums: Sums,
     /// Rows completed with zeros.
     pub(crate) pad: Vec<u8>,
     /// Decoded rows.
     pub(crate) decoded: Vec<f32>,
+}
+
+/// Lanes that begin at cache lines: else each access would touch two.
+#[derive(Default)]
+pub(crate) struct Sums(Vec<AlignedLanes>);
+
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct AlignedLanes([f32; LANES]);
+
+impl Sums {
+    /// `n` entries of zeros.
+    pub(crate) fn zeroed(&mut self, n: usize) -> &mut [[f32; LANES]] {
+        self.0.clear();
+        self.0.resize(n, AlignedLanes::zeroed());
+        bytemuck::cast_slice_mut(&mut self.0)
+    }
 }
 
 thread_local! {

@@ -1,7 +1,7 @@
 //! Where sixteen rows of bytes come from.
 
 use super::Layout;
-use crate::simd::{LANES, Tile};
+use crate::simd::{LANES, Line, Tile};
 
 /// The rows of a weight.
 #[derive(Clone, Copy, Debug)]
@@ -39,6 +39,14 @@ impl<'a> Source<'a> {
             }
             Layout::Rows => self.copied_tile(row, at, len, pad),
         }
+    }
+
+    /// The lines of an interleaved group from the one that has byte `at` of its rows.
+    #[inline(always)]
+    pub(crate) fn lines(&self, row: usize, at: usize) -> &'a [Line] {
+        debug_assert!(self.layout == Layout::Interleaved && row.is_multiple_of(LANES));
+        let group = &self.bytes[row * self.stride..][..LANES * self.stride];
+        &group.as_chunks().0[at / 4..]
     }
 
     #[cold]

@@ -12,10 +12,12 @@ mod avx2;
 mod avx512;
 pub(crate) mod math;
 mod portable;
+mod sixteen;
 mod tile;
 
 use crate::{Isa, KernelError};
 use portable::Portable;
+pub(crate) use sixteen::{Sixteen, Stream};
 pub(crate) use tile::{LANES, Tile};
 
 /// Bytes of sixteen lanes of 32 bits.
@@ -95,8 +97,10 @@ pub(crate) trait Simd: Copy {
         match tile.lines(at, 16) {
             None => self.gather_4(tile, at),
             Some((lines, 0)) => {
+                // No closure: it might not be inlined, and be compiled without the instructions.
                 let lines = &lines[..4];
-                [0, 1, 2, 3].map(|i| self.load_i(&lines[i]))
+                let (a, b) = (self.load_i(&lines[0]), self.load_i(&lines[1]));
+                [a, b, self.load_i(&lines[2]), self.load_i(&lines[3])]
             }
             Some((lines, shift)) => {
                 let lines = &lines[..5];

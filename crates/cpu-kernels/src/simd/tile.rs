@@ -61,23 +61,18 @@ impl<'a> Tile<'a> {
         &self.bytes[r * self.stride..][..self.len]
     }
 
-    /// Asks for what lies `ahead` bytes further in each row, if anything does, to be brought to
-    /// the second-level cache. Interleaved rows are one stream: there it is 16 times as far.
+    /// Asks for the same bytes of the 16 rows that lie `ahead` further, if there are any, to be
+    /// brought to the second-level cache.
     #[inline(always)]
     pub(crate) fn prefetch(self, ahead: usize) {
         #[cfg(target_arch = "x86_64")]
-        {
+        for r in 0..LANES {
             use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
             const CACHE_LINE: usize = 64;
-            let interleaved = self.stride == 0;
-            let (rows, len) = if interleaved { (1, LANES * self.len) } else { (LANES, self.len) };
-            let ahead = if interleaved { (self.start + ahead) * LANES } else { ahead };
-            for r in 0..rows {
-                let row = self.bytes.as_ptr().wrapping_add(r * self.stride + ahead);
-                for at in (0..len).step_by(CACHE_LINE) {
-                    // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
-                    unsafe { _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(at).cast()) };
-                }
+            let row = self.bytes.as_ptr().wrapping_add(r * self.stride + ahead);
+            for at in (0..self.len).step_by(CACHE_LINE) {
+                // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(at).cast()) };
             }
         }
         #[cfg(not(target_arch = "x86_64"))]

@@ -3,7 +3,7 @@
 use super::{Format, SPAN, Scales};
 use crate::ThreadPool;
 use crate::matmul::{DisjointMut, Job};
-use crate::simd::{Op, Simd, dispatch};
+use crate::simd::{LANES, Op, Simd, dispatch};
 use bytemuck::Zeroable;
 use std::marker::PhantomData;
 
@@ -23,10 +23,26 @@ pub(super) struct ActivationBlock {
     pub(super) scale: [f32; SPAN / 32],
 }
 
-/// Rounds all activations; the result is `[span][activation]`.
-pub(super) fn quantize<F: Format>(pool: &ThreadPool, job: &Job<'_>) -> Box<[ActivationBlock]> {
+/// All activations of a product, rounded.
+pub(super) struct Quantized {
+    /// `[span][activation]`, the activations filled up with zeros to a multiple of 16.
+    blocks: Vec<ActivationBlock>,
+    padded: usize,
+}
+
+impl Quantized {
+    /// Span after span: a block for each activation and those that fill up.
+    pub(super) fn spans(&self) -> std::slice::ChunksExact<'_, ActivationBlock> {
+        self.blocks.chunks_exact(self.padded)
+    }
+}
+
+/// Rounds all activations.
+pub(super) fn quantize<F: Format>(pool: &ThreadPool, job: &Job<'_>) -> Quantized {
     let spans = job.cols.div_ceil(SPAN);
-    let mut blocks = vec![ActivationBlock::zeroed(); spans * job.m].into_boxed_slice();
+    // Only tiles need whole sixteens.
+    let padded = if job.m < LANES { job.m } else { job.m.next_multiple_of(LANES) };
+    let mut blocks = vec![ActivationBlock::zeroed(); spans * padded];
     let out = &DisjointMut::new(&mut blocks);
     // A few rows a chunk: a row is some microseconds at most.
     let rows = 8;
@@ -34,14 +50,14 @@ pub(super) fn quantize<F: Format>(pool: &ThreadPool, job: &Job<'_>) -> Box<[Acti
         for i in chunk * rows..job.m.min((chunk + 1) * rows) {
             let x = &job.x[i * job.cols..][..job.cols];
             for (b, x) in x.chunks(SPAN).enumerate() {
-                let at = b * job.m + i;
+                let at = b * padded + i;
                 // SAFETY: only this chunk writes block `b` of row `i`.
                 let block = unsafe { &mut out.slice_mut(at..at + 1)[0] };
                 dispatch(job.isa, QuantizeBlock { x, out: block, format: PhantomData::<F> });
             }
         }
     });
-    blocks
+    Quantized { blocks, padded }
 }
 
 struct QuantizeBlock<'a, F> {

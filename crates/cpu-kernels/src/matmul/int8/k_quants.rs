@@ -1,7 +1,8 @@
 //! The k-quants and TQ2_0: 256 elements with scales of sub-blocks (ggml-common.h).
 
-use super::{Format, Int8Group, Scales};
-use crate::simd::{Simd, Tile};
+use super::nibbles::{joined, low_and_high};
+use super::{CHUNK_LINES, Format, Int8Group, Scales};
+use crate::simd::{Simd, Sixteen, Tile};
 use blocks::DType;
 
 /// f16 scale and minimum, eight scales and mins of 6 bits in 12 bytes, nibbles.
@@ -15,20 +16,29 @@ impl Format for Q4K {
     const MIN: bool = true;
     const SCALES: Scales = Scales::Integer;
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+    fn scales<S: Simd, T: Sixteen>(s: S, tile: T, group: &mut Int8Group) {
         scales_and_mins(s, tile, group);
-        let low = s.splat_i(0x0f0f_0f0f);
-        for part in 0..8 {
-            // 64 elements have 32 bytes: the low nibbles come first.
-            let lines = s.load_4(tile, 16 + 16 * part);
-            let at = part / 2 * 16 + part % 2 * 4;
-            for i in 0..4 {
-                s.store_i(s.and(lines[i], low), &mut group.lines[at + i]);
-                s.store_i(s.and(s.shr(lines[i], 4), low), &mut group.lines[at + 8 + i]);
-            }
-        }
     }
+
+    #[inline(always)]
+    fn chunk<S: Simd, T: Sixteen>(s: S, tile: T, c: usize) -> [S::I; CHUNK_LINES] {
+        // 64 elements have 32 bytes: the low nibbles come first.
+        let at = 16 + 32 * c;
+        in_order::<S>(low_and_high(s, tile, at), low_and_high(s, tile, at + 16))
+    }
+}
+
+/// The low nibbles of 16 bytes and of 16 more, then the high ones of both.
+#[inline(always)]
+fn in_order<S: Simd>(a: [S::I; 8], b: [S::I; 8]) -> [S::I; CHUNK_LINES] {
+    let mut out = joined::<S>(a, b);
+    for i in 0..4 {
+        (out[4 + i], out[8 + i]) = (b[i], a[4 + i]);
+    }
+    out
 }
 
 /// As Q4_K, with 32 bytes between scales and nibbles whose bit `s` is the fifth of sub-block `s`.
@@ -42,25 +52,29 @@ impl Format for Q5K {
     const MIN: bool = true;
     const SCALES: Scales = Scales::Integer;
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+    fn scales<S: Simd, T: Sixteen>(s: S, tile: T, group: &mut Int8Group) {
         scales_and_mins(s, tile, group);
-        let low = s.splat_i(0x0f0f_0f0f);
+    }
+
+    #[inline(always)]
+    fn chunk<S: Simd, T: Sixteen>(s: S, tile: T, c: usize) -> [S::I; CHUNK_LINES] {
+        let at = 48 + 32 * c;
+        let mut out = in_order::<S>(low_and_high(s, tile, at), low_and_high(s, tile, at + 16));
         let one = s.splat_i(0x0101_0101);
+        let high = [tile.load_4(s, 16), tile.load_4(s, 32)];
         for half in 0..2 {
-            let high = s.load_4(tile, 16 + 16 * half);
-            for pair in 0..4 {
-                let lines = s.load_4(tile, 48 + 32 * pair + 16 * half);
-                let at = pair * 16 + half * 4;
-                for i in 0..4 {
-                    let bit = |sub: usize| s.shl(s.and(s.shr(high[i], sub as u32), one), 4);
-                    let first = s.or(s.and(lines[i], low), bit(2 * pair));
-                    let second = s.or(s.and(s.shr(lines[i], 4), low), bit(2 * pair + 1));
-                    s.store_i(first, &mut group.lines[at + i]);
-                    s.store_i(second, &mut group.lines[at + 8 + i]);
-                }
+            for i in 0..4 {
+                let bits = s.shr(high[half][i], 2 * c as u32);
+                let first = s.shl(s.and(bits, one), 4);
+                let second = s.shl(s.and(s.shr(bits, 1), one), 4);
+                out[half * 4 + i] = s.or(out[half * 4 + i], first);
+                out[8 + half * 4 + i] = s.or(out[8 + half * 4 + i], second);
             }
         }
+        out
     }
 }
 
@@ -68,8 +82,8 @@ impl Format for Q5K {
 /// `j` of the 12, its minimum those of byte `j + 4`; of `j >= 4` the low 4 bits are the nibbles of
 /// byte `j + 4`, the upper two the top bits of bytes `j - 4` and `j`.
 #[inline(always)]
-fn scales_and_mins<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
-    let [head, a, b, c] = s.load_4(tile, 0);
+fn scales_and_mins<S: Simd, T: Sixteen>(s: S, tile: T, group: &mut Int8Group) {
+    let [head, a, b, c] = tile.load_4(s, 0);
     factors(s, head, group);
     let six = s.splat_i(0x3f3f_3f3f);
     let four = s.splat_i(0x0f0f_0f0f);
@@ -99,8 +113,10 @@ fn factors<S: Simd>(s: S, word: S::I, group: &mut Int8Group) {
 /// Four bytes a lane, without sign, as pairs of 16 bits: the lower two, then the upper two.
 #[inline(always)]
 fn in_pairs<S: Simd>(s: S, bytes: S::I) -> [S::I; 2] {
-    let byte = |n: u32| s.and(s.shr(bytes, 8 * n), s.splat_i(0xff));
-    [s.or(byte(0), s.shl(byte(1), 16)), s.or(byte(2), s.shl(byte(3), 16))]
+    let byte = s.splat_i(0xff);
+    let first = s.or(s.and(bytes, byte), s.shl(s.and(s.shr(bytes, 8), byte), 16));
+    let second = s.or(s.and(s.shr(bytes, 16), byte), s.shl(s.shr(bytes, 24), 16));
+    [first, second]
 }
 
 /// Low nibbles in 128 bytes, upper two bits in 64, 16 signed scales, f16 scale; minus 32.
@@ -113,36 +129,40 @@ impl Format for Q6K {
     const MIN: bool = false;
     const SCALES: Scales = Scales::Integer;
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
-        s.store_f(s.f16_pair(s.load_1(tile, 206))[1], &mut group.d[0]);
-        let scales = s.load_4(tile, 192);
+    fn scales<S: Simd, T: Sixteen>(s: S, tile: T, group: &mut Int8Group) {
+        s.store_f(s.f16_pair(tile.load_1(s, 206))[1], &mut group.d[0]);
+        let scales = tile.load_4(s, 192);
         for sub in 0..16 {
             let up = s.shl(scales[sub / 4], 24 - (sub % 4 * 8) as u32);
             s.store_i(s.sar(up, 24), &mut group.scales[sub]);
         }
+    }
+
+    #[inline(always)]
+    fn chunk<S: Simd, T: Sixteen>(s: S, tile: T, c: usize) -> [S::I; CHUNK_LINES] {
         let four = s.splat_i(0x0f0f_0f0f);
         let top = s.splat_i(0x3030_3030);
         // 128 elements have 64 bytes of nibbles and 32 of upper bits: bits 2q of byte l belong to
         // element 32q + l, whose nibble is the low one of byte 32q + l, and from 64 on the high
         // one of byte 32q + l - 64.
-        for part in 0..4 {
-            let (half, l) = (part / 2, part % 2);
-            let high = s.load_4(tile, 128 + 32 * half + 16 * l);
-            let a = s.load_4(tile, 64 * half + 16 * l);
-            let b = s.load_4(tile, 64 * half + 32 + 16 * l);
-            let at = half * 32 + l * 4;
+        let (half, shift) = (c / 2, (c % 2 * 4) as u32);
+        let a = [tile.load_4(s, 64 * half), tile.load_4(s, 64 * half + 16)];
+        let b = [tile.load_4(s, 64 * half + 32), tile.load_4(s, 64 * half + 48)];
+        let high = [tile.load_4(s, 128 + 32 * half), tile.load_4(s, 144 + 32 * half)];
+        let mut out = [four; CHUNK_LINES];
+        for l in 0..2 {
             for i in 0..4 {
-                let q0 = s.or(s.and(a[i], four), s.and(s.shl(high[i], 4), top));
-                let q1 = s.or(s.and(b[i], four), s.and(s.shl(high[i], 2), top));
-                let q2 = s.or(s.and(s.shr(a[i], 4), four), s.and(high[i], top));
-                let q3 = s.or(s.and(s.shr(b[i], 4), four), s.and(s.shr(high[i], 2), top));
-                s.store_i(q0, &mut group.lines[at + i]);
-                s.store_i(q1, &mut group.lines[at + 8 + i]);
-                s.store_i(q2, &mut group.lines[at + 16 + i]);
-                s.store_i(q3, &mut group.lines[at + 24 + i]);
+                let bits = s.shr(high[l][i], shift);
+                let first = s.or(s.and(s.shr(a[l][i], shift), four), s.and(s.shl(bits, 4), top));
+                let second = s.or(s.and(s.shr(b[l][i], shift), four), s.and(s.shl(bits, 2), top));
+                out[l * 4 + i] = first;
+                out[8 + l * 4 + i] = second;
             }
         }
+        out
     }
 }
 
@@ -159,8 +179,8 @@ impl Format for Q2K {
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
-        factors(s, s.load_1(tile, 80), group);
-        let bytes = s.load_4(tile, 0);
+        factors(s, tile.load_1(s, 80), group);
+        let bytes = tile.load_4(s, 0);
         let four = s.splat_i(15);
         for sub in 0..16 {
             let shift = (sub % 4 * 8) as u32;
@@ -173,7 +193,7 @@ impl Format for Q2K {
         }
         let two = s.splat_i(0x0303_0303);
         for part in 0..4 {
-            let lines = s.load_4(tile, 16 + 16 * part);
+            let lines = tile.load_4(s, 16 + 16 * part);
             let at = part / 2 * 32 + part % 2 * 4;
             for q in 0..4 {
                 for i in 0..4 {
@@ -198,9 +218,9 @@ impl Format for Q3K {
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
-        s.store_f(s.f16_pair(s.load_1(tile, 106))[1], &mut group.d[0]);
-        let low = [s.load_1(tile, 96), s.load_1(tile, 100)];
-        let high = s.load_1(tile, 104);
+        s.store_f(s.f16_pair(tile.load_1(s, 106))[1], &mut group.d[0]);
+        let low = [tile.load_1(s, 96), tile.load_1(s, 100)];
+        let high = tile.load_1(s, 104);
         for sub in 0..16 {
             // Nibble sub / 8 of byte sub % 8, and bits 2 * (sub / 4) of byte 8 + sub % 4.
             let shift = sub % 4 * 8;
@@ -213,9 +233,9 @@ impl Format for Q3K {
         let two = s.splat_i(0x0303_0303);
         let one = s.splat_i(0x0101_0101);
         for l in 0..2 {
-            let third = s.load_4(tile, 16 * l);
+            let third = tile.load_4(s, 16 * l);
             for half in 0..2 {
-                let lines = s.load_4(tile, 32 + 32 * half + 16 * l);
+                let lines = tile.load_4(s, 32 + 32 * half + 16 * l);
                 let at = half * 32 + l * 4;
                 for q in 0..4 {
                     for i in 0..4 {
@@ -242,13 +262,13 @@ impl Format for Tq2_0 {
 
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
-        s.store_f(s.f16_pair(s.load_1(tile, 62))[1], &mut group.d[0]);
+        s.store_f(s.f16_pair(tile.load_1(s, 62))[1], &mut group.d[0]);
         for sub in 0..8 {
             s.store_i(s.splat_i(1), &mut group.scales[sub]);
         }
         let two = s.splat_i(0x0303_0303);
         for part in 0..4 {
-            let lines = s.load_4(tile, 16 * part);
+            let lines = tile.load_4(s, 16 * part);
             let at = part / 2 * 32 + part % 2 * 4;
             for q in 0..4 {
                 for i in 0..4 {

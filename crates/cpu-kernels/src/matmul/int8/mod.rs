@@ -10,6 +10,7 @@
 //! instructions (`tiles`) than a single row and have the same bits.
 
 mod activations;
+mod direct;
 mod k_quants;
 mod nibbles;
 mod quants32;
@@ -17,10 +18,10 @@ mod sweep;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tiles;
 
-use super::{DisjointMut, Job, PANEL_GROUPS, Piece, Scratch};
-use crate::ThreadPool;
-use crate::simd::{LANES, Line, Op, Simd, Tile, dispatch_tiles};
-use activations::ActivationBlock;
+use super::{DisjointMut, Job, Layout, PANEL_GROUPS, PANEL_ROWS, Piece, Scratch};
+use crate::simd::{LANES, Line, Op, Simd, Sixteen, Tile, dispatch, dispatch_tiles};
+use crate::{Isa, ThreadPool};
+use activations::Quantized;
 use blocks::DType;
 use std::marker::PhantomData;
 
@@ -80,9 +81,42 @@ trait Format {
     /// Whether bytes exceed 127.
     const WIDE: bool = false;
 
+    /// Whether [`chunk`](Self::chunk) is there, by which few activations meet a weight without its
+    /// being unpacked to memory first.
+    const DIRECT: bool = false;
+
+    /// The scales of the blocks of 16 rows, up to 256 of k: all of a group but its lines. Only where
+    /// `DIRECT`.
+    #[inline(always)]
+    fn scales<S: Simd, T: Sixteen>(s: S, tile: T, group: &mut Int8Group) {
+        let _ = (s, tile, group);
+        unreachable!("asked of formats that say they can");
+    }
+
+    /// The lines of 64 of k, from `64 * c` on; where the tile ends after 32 of them, the others are
+    /// anything. Only where `DIRECT`.
+    #[inline(always)]
+    fn chunk<S: Simd, T: Sixteen>(s: S, tile: T, c: usize) -> [S::I; CHUNK_LINES] {
+        let _ = (s, tile, c);
+        unreachable!("asked of formats that say they can");
+    }
+
     /// Unpacks the blocks of 16 rows, up to 256 of k.
-    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group);
+    #[inline(always)]
+    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+        Self::scales(s, tile, group);
+        let chunks = tile.len() / Self::DTYPE.block_bytes() * Self::DTYPE.block_len();
+        for c in 0..chunks.div_ceil(4 * CHUNK_LINES) {
+            let lines = Self::chunk(s, tile, c);
+            for i in 0..CHUNK_LINES {
+                s.store_i(lines[i], &mut group.lines[c * CHUNK_LINES + i]);
+            }
+        }
+    }
 }
+
+/// Lines of 64 of k.
+const CHUNK_LINES: usize = 16;
 
 /// Runs the product if the type has an integer kernel; says whether it did.
 pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) -> bool {
@@ -110,9 +144,12 @@ pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) -> bool {
 
 fn run_format<F: Format>(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
     let out = &DisjointMut::new(out);
-    let acts = &*activations::quantize::<F>(pool, job);
-    job.for_pieces(pool, MAX_ACTS, |piece| {
-        dispatch_tiles(job.isa, Int8Piece { job, acts, piece, out, format: PhantomData::<F> });
+    let acts = &activations::quantize::<F>(pool, job);
+    let tiles = job.isa == Isa::Amx && job.m >= LANES && F::SCALES != Scales::Float;
+    let rows = if tiles { TILE_ROWS } else { PANEL_ROWS };
+    job.for_pieces(pool, rows, MAX_ACTS, |piece| {
+        let work = Int8Piece { job, acts, piece, out, tiles, format: PhantomData::<F> };
+        if tiles { dispatch_tiles(job.isa, work) } else { dispatch(job.isa, work) }
     });
 }
 
@@ -120,12 +157,17 @@ fn run_format<F: Format>(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
 /// few enough that one span of them stays in the second-level cache.
 const MAX_ACTS: usize = 512;
 
+/// Weight rows that a span of activations meets while it is in the second-level cache, where tiles
+/// make short work of each.
+const TILE_ROWS: usize = 256;
+
 struct Int8Piece<'a, F> {
     job: &'a Job<'a>,
-    /// `[span][activation]`
-    acts: &'a [ActivationBlock],
+    acts: &'a Quantized,
     piece: Piece,
     out: &'a DisjointMut<'a, f32>,
+    /// Whether it goes through tiles.
+    tiles: bool,
     format: PhantomData<F>,
 }
 
@@ -134,18 +176,22 @@ impl<F: Format> Op for Int8Piece<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
+        #[cfg(target_arch = "x86_64")]
+        if S::TILES && self.tiles {
+            return tiles::run(s, &self);
+        }
+        if F::DIRECT && self.job.source.layout == Layout::Interleaved && self.piece.acts.len() <= 2
+        {
+            return direct::run(s, &self);
+        }
         let Int8Piece { job, acts, piece, out, .. } = self;
         let n_groups = piece.rows.len().div_ceil(LANES);
         let mut own = Scratch::take();
         let scratch = &mut *own;
-        let sums = &mut scratch.sums;
-        sums.clear();
-        sums.resize(piece.acts.len() * PANEL_GROUPS, [0.0; LANES]);
+        let sums = scratch.sums.zeroed(piece.acts.len() * PANEL_GROUPS);
         let groups = &mut scratch.int8[..n_groups];
         let (len, size) = (F::DTYPE.block_len(), F::DTYPE.block_bytes());
-        #[cfg(target_arch = "x86_64")]
-        let mut tiles = tiles::Tiles::<S, F>::new(s, piece.acts.len());
-        for (k0, acts) in (0..job.cols).step_by(SPAN).zip(acts.chunks(job.m)) {
+        for (k0, acts) in (0..job.cols).step_by(SPAN).zip(acts.spans()) {
             let span = SPAN.min(job.cols - k0);
             for (g, group) in groups.iter_mut().enumerate() {
                 let row = piece.rows.start + g * LANES;
@@ -153,16 +199,10 @@ impl<F: Format> Op for Int8Piece<'_, F> {
                 let tile = job.tile(&piece, row, (at, bytes), &mut scratch.pad);
                 F::unpack(s, tile, group);
             }
-            let (mut acts, mut sums) = (&acts[piece.acts.clone()], &mut sums[..]);
-            #[cfg(target_arch = "x86_64")]
-            if let Some(tiles) = &mut tiles {
-                let done = tiles.sweep(&mut scratch.tiles, groups, span / F::SUB, acts, sums);
-                acts = &acts[done..];
-                sums = &mut sums[done * PANEL_GROUPS..];
-            }
+            let acts = &acts[piece.acts.clone()];
             sweep::sweep::<S, F>(s, groups, span / F::SUB, acts, sums);
         }
-        job.store(&piece, &scratch.sums, out);
+        job.store(&piece, sums, out);
         own.give_back();
     }
 }

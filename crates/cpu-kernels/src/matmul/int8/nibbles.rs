@@ -1,8 +1,8 @@
 //! Formats of 4 bits without mins of sub-blocks: Q4_0, Q4_1, and those of a code book, IQ4_NL,
 //! IQ4_XS and MXFP4 (ggml-common.h).
 
-use super::{Format, Int8Group, Scales};
-use crate::simd::{Simd, Tile};
+use super::{CHUNK_LINES, Format, Int8Group, Scales};
+use crate::simd::{Simd, Sixteen, Tile};
 use blocks::DType;
 
 /// f16 scale, 16 bytes of nibbles minus 8.
@@ -15,12 +15,20 @@ impl Format for Q4_0 {
     const MIN: bool = false;
     const SCALES: Scales = Scales::PerBlock32;
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+    fn scales<S: Simd, T: Sixteen>(s: S, tile: T, group: &mut Int8Group) {
         for b in 0..tile.len() / 18 {
-            s.store_i(s.as_i(s.f16_pair(s.load_1(tile, b * 18))[0]), &mut group.scales[b]);
-            nibbles(s, tile, b * 18 + 2, group, b);
+            s.store_i(s.as_i(s.f16_pair(tile.load_1(s, b * 18))[0]), &mut group.scales[b]);
         }
+    }
+
+    #[inline(always)]
+    fn chunk<S: Simd, T: Sixteen>(s: S, tile: T, c: usize) -> [S::I; CHUNK_LINES] {
+        let second = if T::PAIRS { 2 * c + 1 } else { (2 * c + 1).min(tile.len() / 18 - 1) };
+        let first = low_and_high(s, tile, c * 36 + 2);
+        joined::<S>(first, low_and_high(s, tile, second * 18 + 2))
     }
 }
 
@@ -37,7 +45,7 @@ impl Format for Q4_1 {
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
         for b in 0..tile.len() / 20 {
-            let [scale, min] = s.f16_pair(s.load_1(tile, b * 20));
+            let [scale, min] = s.f16_pair(tile.load_1(s, b * 20));
             s.store_i(s.as_i(scale), &mut group.scales[b]);
             s.store_i(s.as_i(min), &mut group.mins[b]);
             nibbles(s, tile, b * 20 + 4, group, b);
@@ -49,12 +57,43 @@ impl Format for Q4_1 {
 /// 16 to 31.
 #[inline(always)]
 fn nibbles<S: Simd>(s: S, tile: Tile<'_>, at: usize, group: &mut Int8Group, b: usize) {
-    let low = s.splat_i(0x0f0f_0f0f);
-    let lines = s.load_4(tile, at);
-    for i in 0..4 {
-        s.store_i(s.and(lines[i], low), &mut group.lines[b * 8 + i]);
-        s.store_i(s.and(s.shr(lines[i], 4), low), &mut group.lines[b * 8 + 4 + i]);
+    let lines = low_and_high(s, tile, at);
+    for i in 0..8 {
+        s.store_i(lines[i], &mut group.lines[b * 8 + i]);
     }
+}
+
+/// The low nibbles of 16 bytes at `at`, then the high ones.
+#[inline(always)]
+pub(super) fn low_and_high<S: Simd, T: Sixteen>(s: S, tile: T, at: usize) -> [S::I; 8] {
+    let low = s.splat_i(0x0f0f_0f0f);
+    let lines = tile.load_4(s, at);
+    let mut out = [low; 8];
+    for i in 0..4 {
+        out[i] = s.and(lines[i], low);
+        out[4 + i] = s.and(s.shr(lines[i], 4), low);
+    }
+    out
+}
+
+/// The lines of two sub-blocks of 32.
+#[inline(always)]
+pub(super) fn joined<S: Simd>(a: [S::I; 8], b: [S::I; 8]) -> [S::I; CHUNK_LINES] {
+    let mut out = [a[0]; CHUNK_LINES];
+    for i in 0..8 {
+        out[i] = a[i];
+        out[8 + i] = b[i];
+    }
+    out
+}
+
+/// Nibbles through a code book.
+#[inline(always)]
+fn coded<S: Simd>(s: S, mut lines: [S::I; CHUNK_LINES], book: &[u8; 16]) -> [S::I; CHUNK_LINES] {
+    for line in &mut lines {
+        *line = s.look_up(book, *line);
+    }
+    lines
 }
 
 /// [`nibbles`] through a code book.
@@ -68,7 +107,7 @@ fn coded_nibbles<S: Simd>(
     book: &[u8; 16],
 ) {
     let low = s.splat_i(0x0f0f_0f0f);
-    let lines = s.load_4(tile, at);
+    let lines = tile.load_4(s, at);
     for i in 0..4 {
         let (first, second) = (s.and(lines[i], low), s.and(s.shr(lines[i], 4), low));
         s.store_i(s.look_up(book, first), &mut group.lines[b * 8 + i]);
@@ -100,12 +139,16 @@ impl Format for Iq4Nl {
     const SCALES: Scales = Scales::PerBlock32;
     const WIDE: bool = true;
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
-        for b in 0..tile.len() / 18 {
-            s.store_i(s.as_i(s.f16_pair(s.load_1(tile, b * 18))[0]), &mut group.scales[b]);
-            coded_nibbles(s, tile, b * 18 + 2, group, b, &IQ4_BOOK);
-        }
+    fn scales<S: Simd, T: Sixteen>(s: S, tile: T, group: &mut Int8Group) {
+        Q4_0::scales(s, tile, group);
+    }
+
+    #[inline(always)]
+    fn chunk<S: Simd, T: Sixteen>(s: S, tile: T, c: usize) -> [S::I; CHUNK_LINES] {
+        coded(s, Q4_0::chunk(s, tile, c), &IQ4_BOOK)
     }
 }
 
@@ -121,18 +164,26 @@ impl Format for Iq4Xs {
     const SCALES: Scales = Scales::Integer;
     const WIDE: bool = true;
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
-        let head = s.load_1(tile, 0);
+    fn scales<S: Simd, T: Sixteen>(s: S, tile: T, group: &mut Int8Group) {
+        let head = tile.load_1(s, 0);
         s.store_f(s.f16_pair(head)[0], &mut group.d[0]);
-        let low = s.load_1(tile, 4);
+        let low = tile.load_1(s, 4);
         for b in 0..8 {
             let bits = s.and(s.shr(low, 4 * b as u32), s.splat_i(15));
             let high = s.and(s.shr(head, 16 + 2 * b as u32), s.splat_i(3));
             let sub = s.add_i(s.or(bits, s.shl(high, 4)), s.splat_i(-32));
             s.store_i(sub, &mut group.scales[b]);
-            coded_nibbles(s, tile, 8 + 16 * b, group, b, &IQ4_BOOK);
         }
+    }
+
+    #[inline(always)]
+    fn chunk<S: Simd, T: Sixteen>(s: S, tile: T, c: usize) -> [S::I; CHUNK_LINES] {
+        let at = 8 + 32 * c;
+        let lines = joined::<S>(low_and_high(s, tile, at), low_and_high(s, tile, at + 16));
+        coded(s, lines, &IQ4_BOOK)
     }
 }
 
@@ -152,7 +203,7 @@ impl Format for Mxfp4 {
     #[inline(always)]
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
         for b in 0..tile.len() / 17 {
-            let e = s.and(s.load_1(tile, b * 17), s.splat_i(0xff));
+            let e = s.and(tile.load_1(s, b * 17), s.splat_i(0xff));
             // Half of 2^(e - 127), for the doubled values: bits (e - 1) << 23. That is negative or
             // zero for e < 2, where the results 2^-127 and 2^-128 are subnormal.
             let normal = s.as_f(s.shl(s.add_i(e, s.splat_i(-1)), 23));

@@ -1,7 +1,8 @@
 //! Q5_0, Q5_1 and Q8_0: blocks of 32 with one scale (ggml-common.h).
 
-use super::{Format, Int8Group, Scales};
-use crate::simd::{Simd, Tile};
+use super::nibbles::joined;
+use super::{CHUNK_LINES, Format, Int8Group, Scales};
+use crate::simd::{Simd, Sixteen, Tile};
 use blocks::DType;
 
 /// f16 scale, 32 signed bytes.
@@ -15,20 +16,33 @@ impl Format for Q8_0 {
     const SCALES: Scales = Scales::PerBlock32;
     const WIDE: bool = true;
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
-        let flip = s.splat_i(0x8080_8080_u32 as i32);
+    fn scales<S: Simd, T: Sixteen>(s: S, tile: T, group: &mut Int8Group) {
         for b in 0..tile.len() / 34 {
-            let at = b * 34;
-            s.store_i(s.as_i(s.f16_pair(s.load_1(tile, at))[0]), &mut group.scales[b]);
-            for half in 0..2 {
-                let lines = s.load_4(tile, at + 2 + 16 * half);
-                for i in 0..4 {
-                    s.store_i(s.xor(lines[i], flip), &mut group.lines[b * 8 + half * 4 + i]);
-                }
-            }
+            s.store_i(s.as_i(s.f16_pair(tile.load_1(s, b * 34))[0]), &mut group.scales[b]);
         }
     }
+
+    #[inline(always)]
+    fn chunk<S: Simd, T: Sixteen>(s: S, tile: T, c: usize) -> [S::I; CHUNK_LINES] {
+        let second = if T::PAIRS { 2 * c + 1 } else { (2 * c + 1).min(tile.len() / 34 - 1) };
+        joined::<S>(flipped(s, tile, c * 68 + 2), flipped(s, tile, second * 34 + 2))
+    }
+}
+
+/// 32 signed bytes at `at`, plus 128.
+#[inline(always)]
+fn flipped<S: Simd, T: Sixteen>(s: S, tile: T, at: usize) -> [S::I; 8] {
+    let flip = s.splat_i(0x8080_8080_u32 as i32);
+    let (a, b) = (tile.load_4(s, at), tile.load_4(s, at + 16));
+    let mut out = [flip; 8];
+    for i in 0..4 {
+        out[i] = s.xor(a[i], flip);
+        out[4 + i] = s.xor(b[i], flip);
+    }
+    out
 }
 
 /// f16 scale, 32 high bits, 16 bytes of nibbles.
@@ -45,7 +59,7 @@ impl Format for Q5_0 {
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
         for b in 0..tile.len() / 22 {
             let at = b * 22;
-            s.store_i(s.as_i(s.f16_pair(s.load_1(tile, at))[0]), &mut group.scales[b]);
+            s.store_i(s.as_i(s.f16_pair(tile.load_1(s, at))[0]), &mut group.scales[b]);
             five_bits(s, tile, at + 2, group, b);
         }
     }
@@ -65,7 +79,7 @@ impl Format for Q5_1 {
     fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
         for b in 0..tile.len() / 24 {
             let at = b * 24;
-            let [scale, min] = s.f16_pair(s.load_1(tile, at));
+            let [scale, min] = s.f16_pair(tile.load_1(s, at));
             s.store_i(s.as_i(scale), &mut group.scales[b]);
             s.store_i(s.as_i(min), &mut group.mins[b]);
             five_bits(s, tile, at + 4, group, b);
@@ -78,8 +92,8 @@ impl Format for Q5_1 {
 /// element `j`.
 #[inline(always)]
 fn five_bits<S: Simd>(s: S, tile: Tile<'_>, at: usize, group: &mut Int8Group, b: usize) {
-    let high = s.load_1(tile, at);
-    let nibbles = s.load_4(tile, at + 4);
+    let high = tile.load_1(s, at);
+    let nibbles = tile.load_4(s, at + 4);
     let low = s.splat_i(0x0f0f_0f0f);
     for i in 0..4 {
         let first = s.or(s.and(nibbles[i], low), fifth(s, s.shr(high, 4 * i as u32)));

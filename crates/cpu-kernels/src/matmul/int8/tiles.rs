@@ -11,9 +11,9 @@
 
 use super::activations::ActivationBlock;
 use super::sweep::add_block;
-use super::{Format, Int8Group, SPAN, Scales};
-use crate::amx::{Configured, TileConfig};
-use crate::matmul::PANEL_GROUPS;
+use super::{Format, Int8Group, Int8Piece, SPAN, Scales};
+use crate::amx::TileConfig;
+use crate::matmul::Scratch;
 use crate::simd::{LANES, Line, Simd};
 use std::arch::asm;
 use std::arch::x86_64::*;
@@ -42,72 +42,72 @@ const ALL_OF_K: TileConfig = TileConfig::new([(16, 64); 8]);
 const PER_32: TileConfig =
     TileConfig::new([(16, 64), (16, 64), (16, 64), (16, 64), (16, 32), (16, 32), (8, 64), (8, 64)]);
 
-/// This thread's tile registers, configured for a format.
-pub(super) struct Tiles<S, F> {
+/// One thread's piece: for each 256 of k all its groups of rows, each with all its activations.
+#[inline(always)]
+pub(super) fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
+    assert!(S::TILES);
+    let Int8Piece { job, acts, piece, out, .. } = work;
+    let config = if F::SCALES == Scales::Integer { &ALL_OF_K } else { &PER_32 };
+    // SAFETY: `S::TILES` and a value of `S` prove that the process may use AMX.
+    let _registers = unsafe { config.load() };
+    let tiles = Tiles::<S, F> { s, format: PhantomData };
+    let mut own = Scratch::take();
+    let scratch = &mut *own;
+    let n = piece.acts.len().next_multiple_of(LANES);
+    let sums = scratch.sums.zeroed(piece.rows.len().div_ceil(LANES) * n);
+    let (len, size) = (F::DTYPE.block_len(), F::DTYPE.block_bytes());
+    for (k0, acts) in (0..job.cols).step_by(SPAN).zip(acts.spans()) {
+        let span = SPAN.min(job.cols - k0);
+        let acts = &acts[piece.acts.start..][..n];
+        for (g, sums) in sums.chunks_exact_mut(n).enumerate() {
+            let row = piece.rows.start + g * LANES;
+            let (at, bytes) = (k0 / len * size, span / len * size);
+            let group = &mut scratch.int8[0];
+            F::unpack(s, job.tile(piece, row, (at, bytes), &mut scratch.pad), group);
+            tiles.sweep(&mut scratch.tiles, group, span / F::SUB, acts, sums);
+        }
+    }
+    job.store_groups(piece, sums, n, out);
+    own.give_back();
+}
+
+/// What this thread's tile registers, configured for a format, do.
+struct Tiles<S, F> {
     s: S,
-    /// Given back when dropped.
-    _registers: Configured,
     format: PhantomData<F>,
 }
 
 impl<S: Simd, F: Format> Tiles<S, F> {
-    /// `None` where there are no tiles, or what they do is not worth it or not possible.
+    /// Adds the products of `subs` sub-blocks to `sums[i]`, of whole sixteens of activations.
     #[inline(always)]
-    pub(super) fn new(s: S, acts: usize) -> Option<Self> {
-        if !S::TILES || acts < LANES {
-            return None;
-        }
-        let config = match F::SCALES {
-            Scales::Integer => &ALL_OF_K,
-            Scales::PerBlock32 => &PER_32,
-            Scales::Float => return None,
-        };
-        // SAFETY: `S::TILES` and a value of `S` prove that the process may use AMX.
-        let registers = unsafe { config.load() };
-        Some(Tiles { s, _registers: registers, format: PhantomData })
-    }
-
-    /// Adds the products of `subs` sub-blocks to `sums[i * PANEL_GROUPS + g]` for the first
-    /// activations, in sixteens; returns how many.
-    #[inline(always)]
-    pub(super) fn sweep(
-        &mut self,
+    fn sweep(
+        &self,
         buffers: &mut TileBuffers,
-        groups: &[Int8Group],
+        group: &Int8Group,
         subs: usize,
         acts: &[ActivationBlock],
         sums: &mut [[f32; LANES]],
-    ) -> usize {
-        let done = acts.len() / LANES * LANES;
-        for (g, group) in groups.iter().enumerate() {
-            match F::SCALES {
-                Scales::Integer => {
-                    self.multiply_scales(group, &mut buffers.planes);
-                    let mut i = 0;
-                    while i < done {
-                        let sixteens = if done - i >= 2 * LANES { 2 } else { 1 };
-                        let acts = &acts[i..i + sixteens * LANES];
-                        let sums = &mut sums[i * PANEL_GROUPS + g..];
-                        self.whole_block(group, buffers, acts, sums);
-                        i += acts.len();
-                    }
+    ) {
+        match F::SCALES {
+            Scales::Integer => {
+                self.multiply_scales(group, &mut buffers.planes);
+                for (acts, sums) in acts.chunks(2 * LANES).zip(sums.chunks_mut(2 * LANES)) {
+                    self.whole_block(group, buffers, acts, sums);
                 }
-                _ => {
-                    self.subtract_offset(group, &mut buffers.planes[0]);
-                    for i in (0..done).step_by(LANES) {
-                        let sums = &mut sums[i * PANEL_GROUPS + g..];
-                        self.per_32(group, subs, buffers, &acts[i..i + LANES], sums);
-                    }
+            }
+            _ => {
+                self.subtract_offset(group, &mut buffers.planes[0]);
+                for (acts, sums) in acts.chunks(LANES).zip(sums.chunks_mut(LANES)) {
+                    self.per_32(group, subs, buffers, acts, sums);
                 }
             }
         }
-        done
     }
 
     /// All 256 of k for 16 or 32 activations.
     #[inline(always)]
     fn whole_block(
-        &mut self,
+        &self,
         group: &Int8Group,
         buffers: &mut TileBuffers,
         acts: &[ActivationBlock],
@@ -124,12 +124,12 @@ impl<S: Simd, F: Format> Tiles<S, F> {
                 (false, _) => multiply_16_signed(acts, &buffers.planes, &mut buffers.sums),
             }
         }
-        for (t, acts) in acts.chunks_exact(LANES).enumerate() {
-            for (j, act) in acts.iter().enumerate() {
+        let sixteens = acts.chunks_exact(LANES).zip(sums.chunks_exact_mut(LANES));
+        for (t, (acts, sums)) in sixteens.enumerate() {
+            for (j, (act, sum)) in acts.iter().zip(sums).enumerate() {
                 let upper = s.load_i(&buffers.sums[2 * t][j]);
                 let lower = s.load_i(&buffers.sums[2 * t + 1][j]);
                 let total = s.add_i(s.shl(upper, lower_bits::<F>()), lower);
-                let sum = &mut sums[(t * LANES + j) * PANEL_GROUPS];
                 let after = add_block::<S, F>(s, group, total, act, s.load_f(sum));
                 s.store_f(after, sum);
             }
@@ -139,7 +139,7 @@ impl<S: Simd, F: Format> Tiles<S, F> {
     /// `subs` times 32 of k for 16 activations.
     #[inline(always)]
     fn per_32(
-        &mut self,
+        &self,
         group: &Int8Group,
         subs: usize,
         buffers: &mut TileBuffers,
@@ -150,7 +150,7 @@ impl<S: Simd, F: Format> Tiles<S, F> {
         // SAFETY: the registers are configured as `PER_32`; planes and sums are as long as the
         // tiles, and there are 16 activations, whose words come first.
         unsafe { multiply_8_times_32(acts, &buffers.planes[0], &mut buffers.sums) };
-        for (j, act) in acts.iter().enumerate() {
+        for (j, (act, sum)) in acts.iter().zip(sums).enumerate() {
             let mut total = s.splat_f(0.0);
             for sub in 0..subs {
                 let scale = s.as_f(s.load_i(&group.scales[sub]));
@@ -162,7 +162,6 @@ impl<S: Simd, F: Format> Tiles<S, F> {
                     total = s.fma(min, s.splat_f(act.sum[sub]), total);
                 }
             }
-            let sum = &mut sums[j * PANEL_GROUPS];
             s.store_f(s.add(total, s.load_f(sum)), sum);
         }
     }
