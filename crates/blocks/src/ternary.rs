@@ -43,6 +43,7 @@ impl Block for BlockTq1_0 {
     const DTYPE: DType = DType::TQ1_0;
     const LEN: usize = QK_K;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         assert_eq!(out.len(), QK_K, "as long as a block");
         let d = self.d.to_f32();
@@ -63,6 +64,7 @@ impl Block for BlockTq2_0 {
     const DTYPE: DType = DType::TQ2_0;
     const LEN: usize = QK_K;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         assert_eq!(out.len(), QK_K, "as long as a block");
         let d = self.d.to_f32();
@@ -75,6 +77,7 @@ impl Block for BlockTq2_0 {
 }
 
 /// Scale and digits 0..=2: the largest magnitude becomes 1.
+#[inline(always)]
 fn digits(x: &[f32]) -> (Half, [u8; QK_K]) {
     let d = abs_max(x);
     let id = reciprocal(d);
@@ -83,6 +86,7 @@ fn digits(x: &[f32]) -> (Half, [u8; QK_K]) {
 
 impl Encode for BlockTq1_0 {
     /// The importance changes nothing: the largest magnitude alone sets the scale.
+    #[inline(always)]
     fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
         assert_eq!(x.len(), out.len() * QK_K, "as long as the blocks");
         for (block, x) in out.iter_mut().zip(x.chunks_exact(QK_K)) {
@@ -105,6 +109,7 @@ impl Encode for BlockTq1_0 {
 
 impl Encode for BlockTq2_0 {
     /// The importance changes nothing: the largest magnitude alone sets the scale.
+    #[inline(always)]
     fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
         assert_eq!(x.len(), out.len() * QK_K, "as long as the blocks");
         for (block, x) in out.iter_mut().zip(x.chunks_exact(QK_K)) {
