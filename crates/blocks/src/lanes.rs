@@ -85,3 +85,19 @@ pub(crate) fn signed_maxima<const N: usize>(x: &Lanes<f32, N>) -> Lane<f32> {
     }
     max
 }
+
+/// Replaces `to` by `from` in the groups whose mask is all ones. On bits: of a condition the
+/// compiler would make a branch a group.
+#[inline(always)]
+pub(crate) fn replace(mask: &Lane<u32>, to: &mut Lane<f32>, from: &Lane<f32>) {
+    for g in 0..LANES {
+        let (old, new) = (to[g].to_bits(), from[g].to_bits());
+        to[g] = f32::from_bits(old ^ ((old ^ new) & mask[g]));
+    }
+}
+
+/// All ones for true.
+#[inline(always)]
+pub(crate) fn mask(condition: bool) -> u32 {
+    u32::from(condition).wrapping_neg()
+}

@@ -1,7 +1,7 @@
 //! x ~ scale * (q - n), q in 0..2n.
 
 use super::{ROUND, TINY, byte, clamp};
-use crate::lanes::{LANES, Lane, Lanes, each, signed_maxima};
+use crate::lanes::{LANES, Lane, Lanes, each, mask, replace, signed_maxima};
 use crate::round::signed_max;
 
 /// The result for each group.
@@ -55,14 +55,14 @@ pub(crate) fn fit_signed<const N: usize>(
     for tenths in TENTHS {
         let trial = each(|g| -(n + 0.1 * f32::from(tenths)) / max[g]);
         let (lx, l2) = sums(x, weights, &trial, n);
+        let new_scale = each(|g| lx[g] / l2[g]);
+        let mut better = [0; LANES];
         for g in 0..LANES {
-            // Both sides are computed: no branch a lane.
-            let better = (l2[g] > 0.0) & (lx[g] * lx[g] > best[g] * l2[g]);
-            let new_scale = lx[g] / l2[g];
-            inverse[g] = if better { trial[g] } else { inverse[g] };
-            scale[g] = if better { new_scale } else { scale[g] };
-            best[g] = if better { new_scale * lx[g] } else { best[g] };
+            better[g] = mask(l2[g] > 0.0) & mask(lx[g] * lx[g] > best[g] * l2[g]);
         }
+        replace(&better, &mut inverse, &trial);
+        replace(&better, &mut scale, &new_scale);
+        replace(&better, &mut best, &each(|g| new_scale[g] * lx[g]));
     }
     let mut zero = [false; LANES];
     for g in 0..LANES {

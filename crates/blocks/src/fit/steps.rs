@@ -1,7 +1,7 @@
 //! x ~ scale * (q - n), q in 0..2n, one integer moved at a time.
 
 use super::TINY;
-use crate::lanes::{LANES, Lane, Lanes, each, signed_maxima};
+use crate::lanes::{LANES, Lane, Lanes, each, mask, replace, signed_maxima};
 use crate::round::nearest_int;
 
 /// Fits x ~ scale * (q - n) with weights x^2, moving one integer at a time, five rounds at most:
@@ -28,6 +28,9 @@ pub(crate) fn fit_signed_by_steps<const N: usize>(
     for _ in 0..5 {
         let mut changed = [0u32; LANES];
         for (x, l) in x.iter().zip(&mut l) {
+            let mut better = [0; LANES];
+            let (mut moved, mut moved_lx, mut moved_l2) =
+                ([0.0f32; LANES], [0.0f32; LANES], [0.0f32; LANES]);
             for g in 0..LANES {
                 let (x, old) = (x[g], l[g]);
                 let w = x * x;
@@ -36,15 +39,18 @@ pub(crate) fn fit_signed_by_steps<const N: usize>(
                 let new = nearest_int(x * less_l2 / less_lx).clamp(-n, n - 1) as f32;
                 let new_lx = less_lx + w * x * new;
                 let new_l2 = less_l2 + w * new * new;
-                let better = (less_lx > 0.0)
-                    & (new != old)
-                    & (new_l2 > 0.0)
-                    & (new_lx * new_lx * l2[g] > lx[g] * lx[g] * new_l2);
-                l[g] = if better { new } else { old };
-                lx[g] = if better { new_lx } else { lx[g] };
-                l2[g] = if better { new_l2 } else { l2[g] };
-                changed[g] |= u32::from(better);
+                better[g] = mask(less_lx > 0.0)
+                    & mask(new != old)
+                    & mask(new_l2 > 0.0)
+                    & mask(new_lx * new_lx * l2[g] > lx[g] * lx[g] * new_l2);
+                moved[g] = new;
+                moved_lx[g] = new_lx;
+                moved_l2[g] = new_l2;
+                changed[g] |= better[g];
             }
+            replace(&better, l, &moved);
+            replace(&better, &mut lx, &moved_lx);
+            replace(&better, &mut l2, &moved_l2);
         }
         if changed.iter().fold(0, |any, c| any | c) == 0 {
             break;

@@ -1,7 +1,7 @@
 //! x ~ scale * q + min, q in 0..=n, min <= 0.
 
 use super::{ROUND, byte, clamp};
-use crate::lanes::{LANES, Lane, Lanes, each};
+use crate::lanes::{LANES, Lane, Lanes, each, mask, replace};
 
 /// Which roundings [`fit_with_min`] tries: the largest element at `n + start + step * i`,
 /// i in 0..=steps.
@@ -135,15 +135,15 @@ fn run<const N: usize, const ABSOLUTE: bool>(
                 error[g] += w[g] * deviation::<ABSOLUTE>(l[g], new_scale[g], new_min[g], x[g]);
             }
         }
+        let mut better = [0; LANES];
         for g in 0..LANES {
-            // Both sides are computed: no branch a lane.
-            let better = (det[g] > 0.0) & (error[g] < best[g]);
-            best[g] = if better { error[g] } else { best[g] };
-            inverse[g] = if better { trial[g] } else { inverse[g] };
-            origin[g] = if better { min[g] } else { origin[g] };
-            scale[g] = if better { new_scale[g] } else { scale[g] };
-            min[g] = if better { new_min[g] } else { min[g] };
+            better[g] = mask(det[g] > 0.0) & mask(error[g] < best[g]);
         }
+        replace(&better, &mut best, &error);
+        replace(&better, &mut inverse, &trial);
+        replace(&better, &mut origin, &min);
+        replace(&better, &mut scale, &new_scale);
+        replace(&better, &mut min, &new_min);
     }
     let mut flat = [false; LANES];
     for g in 0..LANES {

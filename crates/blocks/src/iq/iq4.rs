@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::chunk;
 use crate::fit::TINY;
-use crate::lanes::{LANES, Lane, Lanes, each, map, signed_maxima, transpose};
+use crate::lanes::{LANES, Lane, Lanes, each, map, mask, replace, signed_maxima, transpose};
 use crate::legacy::{nibbles, pack_nibbles};
 use crate::round::{nearest_int, reciprocal, signed_max};
 use crate::{Block, DType, Encode, Half, Word, block::check_layout};
@@ -140,13 +140,13 @@ fn fit(x: &Lanes<f32, 32>, weights: &Lanes<f32, 32>) -> Lane<f32> {
     let mut best = each(|g| d[g] * qx[g]);
     for i in -7i8..=7 {
         let (qx, q2) = sums(x, weights, &each(|g| (f32::from(i) + lowest) / max[g]));
+        let new = each(|g| qx[g] / q2[g]);
+        let mut better = [0; LANES];
         for g in 0..LANES {
-            // Both sides are computed: no branch a lane.
-            let better = (q2[g] > 0.0) & (qx[g] * qx[g] > best[g] * q2[g]);
-            let new = qx[g] / q2[g];
-            d[g] = if better { new } else { d[g] };
-            best[g] = if better { new * qx[g] } else { best[g] };
+            better[g] = mask(q2[g] > 0.0) & mask(qx[g] * qx[g] > best[g] * q2[g]);
         }
+        replace(&better, &mut d, &new);
+        replace(&better, &mut best, &each(|g| new[g] * qx[g]));
     }
     each(|g| if max[g].abs() < TINY { 0.0 } else { d[g] })
 }
