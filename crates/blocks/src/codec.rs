@@ -187,7 +187,7 @@ pub fn encode_on<T: Target>(
         }
     }
     if !plain::is_float(dtype)
-        && !target.run(AllFinite(x))
+        && !target.run(AbsMax(x)).is_finite()
         && let Some(index) = x.iter().position(|v| !v.is_finite())
     {
         return Err(BlockError::NotFinite { dtype, index });
@@ -204,13 +204,14 @@ pub fn encode_on<T: Target>(
     Ok(())
 }
 
-/// Whether no number is infinite or NaN: all are looked at, which vectorises.
-struct AllFinite<'a>(&'a [f32]);
+/// The largest magnitude of some numbers: infinite or NaN if one of them is, 0 if there are none.
+#[derive(Clone, Copy, Debug)]
+pub struct AbsMax<'a>(pub &'a [f32]);
 
-impl Work for AllFinite<'_> {
-    type Output = bool;
+impl Work for AbsMax<'_> {
+    type Output = f32;
     #[inline(always)]
-    fn run(self) -> bool {
-        abs_max(self.0).is_finite()
+    fn run(self) -> f32 {
+        abs_max(self.0)
     }
 }

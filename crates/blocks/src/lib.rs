@@ -30,7 +30,7 @@ mod target;
 mod ternary;
 
 pub use block::{Block, Encode, Half, Word, as_blocks};
-pub use codec::{can_encode, decode, decode_on, encode, encode_on};
+pub use codec::{AbsMax, can_encode, decode, decode_on, encode, encode_on};
 pub use dtype::{DType, UnknownDType};
 pub use error::BlockError;
 pub use fp4::{BlockMxfp4, BlockNvfp4, KVALUES_FP4, e8m0_half, to_ue4m3, ue4m3_half};

@@ -24,11 +24,11 @@ pub(crate) fn round_away(x: f32) -> i32 {
     truncate(x + 0.499_999_97_f32.copysign(x))
 }
 
-/// The largest magnitude of numbers that are not NaN.
+/// The largest magnitude; NaN if there is one.
 #[inline(always)]
 pub(crate) fn abs_max(x: &[f32]) -> f32 {
-    // Numbers that are not negative are in the order of their bits, and the maximum of integers,
-    // unlike that of floats, may be taken in any order.
+    // Numbers that are not negative are in the order of their bits, NaN last; and the maximum of
+    // integers, unlike that of floats, may be taken in any order.
     f32::from_bits(x.iter().fold(0, |m, v| m.max(v.to_bits() as i32 & i32::MAX)) as u32)
 }
 
