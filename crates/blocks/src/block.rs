@@ -3,8 +3,8 @@
 //! Every block struct has alignment 1, so that any slice of bytes of the right length is a slice of
 //! blocks, wherever it lies in a mapped file.
 
-use bytemuck::{Pod, Zeroable};
 use crate::{BlockError, DType, float16};
+use bytemuck::{Pod, Zeroable};
 
 /// `LEN` consecutive elements of a row, in GGML's layout.
 pub trait Block: Pod {

@@ -50,7 +50,8 @@ mod tests {
         };
         for half in 0..0x7c00u16 {
             let (low, high) = (widen(half).to_bits(), widen(half + 1).to_bits());
-            let midpoint = (f32::from_bits(low) / 2.0 + f32::from_bits(high.min(0x4780_0000)) / 2.0).to_bits();
+            let midpoint =
+                (f32::from_bits(low) / 2.0 + f32::from_bits(high.min(0x4780_0000)) / 2.0).to_bits();
             for at in [low, midpoint] {
                 for bits in at.saturating_sub(2)..=at + 2 {
                     check(bits);

@@ -78,11 +78,18 @@ fn nearest_codes<const N: usize>(x: &[f32; N], d: f32) -> [u8; N] {
     if d == 0.0 {
         return [0; N];
     }
-    let midpoints = MIDPOINTS.map(|m| m * d);
-    x.map(|x| {
-        let code = midpoints.iter().fold(0, |code, &m| code + u8::from(x.abs() > m));
-        if x < 0.0 && code > 0 { code | 8 } else { code }
-    })
+    let mut codes = [0u32; N];
+    for midpoint in MIDPOINTS.map(|m| m * d) {
+        for i in 0..N {
+            codes[i] += u32::from(x[i].abs() > midpoint);
+        }
+    }
+    let mut signed = [0; N];
+    for i in 0..N {
+        let negative = x[i].to_bits() >> 31 & u32::from(codes[i] > 0);
+        signed[i] = (codes[i] | negative << 3) as u8;
+    }
+    signed
 }
 
 impl Block for BlockMxfp4 {

@@ -85,26 +85,42 @@ check_layout!(BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ8_1);
 /// The 32 nibbles of 16 bytes, in the order of the elements.
 #[inline(always)]
 pub(crate) fn nibbles(qs: &[u8; 16]) -> [u8; 32] {
-    std::array::from_fn(|j| if j < 16 { qs[j] & 15 } else { qs[j - 16] >> 4 })
+    let mut q = [0; 32];
+    for j in 0..16 {
+        q[j] = qs[j] & 15;
+        q[j + 16] = qs[j] >> 4;
+    }
+    q
 }
 
 /// The reverse of [`nibbles`]; only the low four bits count.
 #[inline(always)]
 pub(crate) fn pack_nibbles(q: &[u8; 32]) -> [u8; 16] {
-    std::array::from_fn(|j| (q[j] & 15) | (q[j + 16] << 4))
+    let mut qs = [0; 16];
+    for j in 0..16 {
+        qs[j] = (q[j] & 15) | q[j + 16] << 4;
+    }
+    qs
 }
 
 /// The 32 five-bit numbers of a block.
 #[inline(always)]
 fn quintets(qs: &[u8; 16], qh: [u8; 4]) -> [u8; 32] {
-    let (low, high) = (nibbles(qs), u32::from_le_bytes(qh));
-    std::array::from_fn(|j| low[j] | (((high >> j) & 1) as u8) << 4)
+    let mut q = nibbles(qs);
+    for j in 0..32 {
+        q[j] |= (qh[j / 8] >> (j % 8) & 1) << 4;
+    }
+    q
 }
 
 /// The fifth bits of 32 numbers.
 #[inline(always)]
 fn fifth_bits(q: &[u8; 32]) -> [u8; 4] {
-    q.iter().enumerate().fold(0u32, |word, (j, &q)| word | u32::from(q >> 4 & 1) << j).to_le_bytes()
+    let mut word = 0;
+    for j in 0..32 {
+        word |= u32::from(q[j] >> 4 & 1) << j;
+    }
+    word.to_le_bytes()
 }
 
 impl Block for BlockQ4_0 {

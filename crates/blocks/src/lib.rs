@@ -6,6 +6,9 @@
 //! arithmetic is plain f32 in a fixed order, so that decoded values are bit-equal to libggml's
 //! and encoded bytes to those of libggml built without fused multiply-add.
 //!
+//! The loops run over lanes and are inlined into a [`Target`], who may compile them for more
+//! instructions than the baseline has ([`encode_on`], [`decode_on`]); the bits are the same.
+//!
 //! What is not here: whole tensors, threads, choice of a type for a tensor (`quant-core`), products
 //! with blocks (`cpu-kernels`).
 #![forbid(unsafe_code)]

@@ -78,10 +78,14 @@ impl Block for BlockTq2_0 {
 
 /// Scale and digits 0..=2: the largest magnitude becomes 1.
 #[inline(always)]
-fn digits(x: &[f32]) -> (Half, [u8; QK_K]) {
+fn digits(x: &[f32; QK_K]) -> (Half, [u8; QK_K]) {
     let d = abs_max(x);
     let id = reciprocal(d);
-    (Half::from_f32(d), std::array::from_fn(|i| round_away(x[i] * id).wrapping_add(1) as u8))
+    let mut q = [0; QK_K];
+    for i in 0..QK_K {
+        q[i] = round_away(x[i] * id).wrapping_add(1) as u8;
+    }
+    (Half::from_f32(d), q)
 }
 
 impl Encode for BlockTq1_0 {
@@ -89,7 +93,7 @@ impl Encode for BlockTq1_0 {
     #[inline(always)]
     fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
         assert_eq!(x.len(), out.len() * QK_K, "as long as the blocks");
-        for (block, x) in out.iter_mut().zip(x.chunks_exact(QK_K)) {
+        for (block, x) in out.iter_mut().zip(x.as_chunks().0) {
             let (d, q) = digits(x);
             let mut bytes = [0u8; 52];
             for (first, len, element, digits) in RUNS {
@@ -112,7 +116,7 @@ impl Encode for BlockTq2_0 {
     #[inline(always)]
     fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
         assert_eq!(x.len(), out.len() * QK_K, "as long as the blocks");
-        for (block, x) in out.iter_mut().zip(x.chunks_exact(QK_K)) {
+        for (block, x) in out.iter_mut().zip(x.as_chunks().0) {
             let (d, q) = digits(x);
             let qs = std::array::from_fn(|i| {
                 let at = i / 32 * 128 + i % 32;

@@ -15,6 +15,9 @@ use crate::Error;
 /// Bytes of output that are made before they are written.
 const CHUNK: usize = 16 << 20;
 
+/// Pieces of output that may wait for the disk.
+const WAITING: usize = 4;
+
 /// How to quantize, beyond the mixture.
 #[derive(Clone, Debug, Default)]
 pub struct QuantizeOptions {
@@ -142,7 +145,7 @@ pub fn quantize(
     }
     let writer = builder.create(output)?;
     // Threads encode the next bytes while these are written.
-    let (pieces, written) = mpsc::sync_channel(1);
+    let (pieces, written) = mpsc::sync_channel(WAITING);
     let writer = std::thread::scope(|scope| {
         let writing = scope.spawn(move || write(writer, written));
         let encoded = encode(input, &plan, options, progress, &pieces);

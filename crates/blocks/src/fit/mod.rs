@@ -19,12 +19,10 @@ pub(crate) use signed::{fit_signed, fit_signed_one};
 pub(crate) use steps::fit_signed_by_steps;
 pub(crate) use with_min::{Search, fit_with_min};
 
+use crate::round::ROUND;
+
 /// Groups whose largest magnitude is below this are taken as zero.
 pub(crate) const TINY: f32 = 1e-15;
-
-/// Adding and subtracting this rounds to an integer, ties to even; what is added ends in the low
-/// bits (see [`nearest_int`](crate::round::nearest_int)).
-const ROUND: f32 = 12_582_912.0;
 
 #[inline(always)]
 fn clamp(v: f32, low: f32, high: f32) -> f32 {

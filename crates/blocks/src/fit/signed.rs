@@ -1,8 +1,8 @@
 //! x ~ scale * (q - n), q in 0..2n.
 
-use super::{ROUND, TINY, byte, clamp};
+use super::{TINY, byte, clamp};
 use crate::lanes::{LANES, Lane, Lanes, each, mask, replace, signed_maxima};
-use crate::round::signed_max;
+use crate::round::{ROUND, signed_max};
 
 /// The result for each group.
 pub(crate) struct Signed {

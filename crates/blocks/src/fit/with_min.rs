@@ -1,7 +1,8 @@
 //! x ~ scale * q + min, q in 0..=n, min <= 0.
 
-use super::{ROUND, byte, clamp};
+use super::{byte, clamp};
 use crate::lanes::{LANES, Lane, Lanes, each, mask, replace};
+use crate::round::ROUND;
 
 /// Which roundings [`fit_with_min`] tries: the largest element at `n + start + step * i`,
 /// i in 0..=steps.

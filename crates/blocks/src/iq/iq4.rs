@@ -6,7 +6,7 @@ use super::chunk;
 use crate::fit::TINY;
 use crate::lanes::{LANES, Lane, Lanes, each, map, mask, replace, signed_maxima, transpose};
 use crate::legacy::{nibbles, pack_nibbles};
-use crate::round::{nearest_int, reciprocal, signed_max};
+use crate::round::{ROUND, nearest_int, reciprocal, signed_max};
 use crate::{Block, DType, Encode, Half, Word, block::check_layout};
 
 /// The values of the codes.
@@ -110,7 +110,6 @@ static VALUES: [f32; 1024] = {
 /// Where [`CODES`] has the code whose value is nearest to x, the larger at ties; for NaN as for 0.
 #[inline(always)]
 fn nearest(x: f32) -> usize {
-    const ROUND: f32 = 12_582_912.0;
     let doubled = x + x;
     let doubled = if doubled < -256.0 { -256.0 } else { doubled };
     let doubled = if doubled > 256.0 { 256.0 } else { doubled };
