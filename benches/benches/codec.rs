@@ -1,9 +1,10 @@
-//! Scalar decoding and encoding of each block type, in floats a second.
+//! Decoding and encoding of each block type with each instruction set, in floats a second.
 
 use std::hint::black_box;
 use std::time::Duration;
 
 use blocks::DType;
+use cpu_kernels::Isa;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 const ROW: usize = 4096;
@@ -18,9 +19,11 @@ fn codec(c: &mut Criterion) {
     for &dtype in &types {
         let bytes = encoded(dtype, &row);
         let mut out = vec![0.0; ROW];
-        group.bench_function(dtype.name(), |b| {
-            b.iter(|| blocks::decode(dtype, black_box(&bytes), &mut out).expect("whole blocks"));
-        });
+        for isa in Isa::supported() {
+            group.bench_function(format!("{dtype}/{isa}"), |b| {
+                b.iter(|| blocks::decode_on(isa, dtype, black_box(&bytes), &mut out));
+            });
+        }
     }
     group.finish();
 
@@ -28,9 +31,11 @@ fn codec(c: &mut Criterion) {
     group.throughput(Throughput::Elements(ROW as u64)).measurement_time(Duration::from_secs(2));
     for &dtype in &types {
         let mut out = encoded(dtype, &row);
-        group.bench_function(dtype.name(), |b| {
-            b.iter(|| blocks::encode(dtype, black_box(&row), ROW, None, &mut out).expect("finite"));
-        });
+        for isa in Isa::supported() {
+            group.bench_function(format!("{dtype}/{isa}"), |b| {
+                b.iter(|| blocks::encode_on(isa, dtype, black_box(&row), ROW, None, &mut out));
+            });
+        }
     }
     group.finish();
 }

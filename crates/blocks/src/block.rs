@@ -3,10 +3,8 @@
 //! Every block struct has alignment 1, so that any slice of bytes of the right length is a slice of
 //! blocks, wherever it lies in a mapped file.
 
+use crate::{BlockError, DType, float16};
 use bytemuck::{Pod, Zeroable};
-use half::f16;
-
-use crate::{BlockError, DType};
 
 /// `LEN` consecutive elements of a row, in GGML's layout.
 pub trait Block: Pod {
@@ -24,7 +22,8 @@ pub trait Block: Pod {
 
 /// A block type that can be encoded to.
 pub trait Encode: Block {
-    /// Encodes one row.
+    /// Encodes one row. Implementations are `#[inline(always)]`, as are those of
+    /// [`Block::decode`]: see [`Target`](crate::Target).
     ///
     /// `importance`, where given, holds a weight for each column: what is minimised is then about
     /// `sum importance[i] * (x[i] - decoded[i])^2` (llama.cpp's importance matrix). Values must be
@@ -56,15 +55,15 @@ pub struct Half(pub [u8; 2]);
 
 impl Half {
     /// The number, widened exactly.
-    #[inline]
+    #[inline(always)]
     pub fn to_f32(self) -> f32 {
-        f16::from_le_bytes(self.0).to_f32()
+        float16::widen(u16::from_le_bytes(self.0))
     }
 
     /// The nearest half-precision number, ties to even; too large becomes infinite.
-    #[inline]
+    #[inline(always)]
     pub fn from_f32(x: f32) -> Self {
-        Self(f16::from_f32(x).to_le_bytes())
+        Self(float16::narrow(x).to_le_bytes())
     }
 }
 
@@ -75,13 +74,13 @@ pub struct Word(pub [u8; 2]);
 
 impl Word {
     /// The number.
-    #[inline]
+    #[inline(always)]
     pub fn get(self) -> u16 {
         u16::from_le_bytes(self.0)
     }
 
     /// Stores a number.
-    #[inline]
+    #[inline(always)]
     pub fn new(x: u16) -> Self {
         Self(x.to_le_bytes())
     }

@@ -1,5 +1,6 @@
 //! Rows of any type to and from f32: lengths checked here, the work done by the block types.
 
+use crate::round::abs_max;
 use crate::*;
 
 /// Evaluates the body with `$b` standing for the block type of a quantized dtype, the types that
@@ -25,22 +26,40 @@ macro_rules! dispatch {
     };
 }
 
-fn decode_blocks<B: Block>(bytes: &[u8], out: &mut [f32]) -> Result<(), BlockError> {
-    for (block, out) in as_blocks::<B>(bytes)?.iter().zip(out.chunks_exact_mut(B::LEN)) {
-        block.decode(out);
-    }
-    Ok(())
+/// Blocks to values.
+struct DecodeBlocks<'a, B> {
+    blocks: &'a [B],
+    out: &'a mut [f32],
 }
 
-fn encode_blocks<B: Encode>(
-    x: &[f32],
+impl<B: Block> Work for DecodeBlocks<'_, B> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        for (block, out) in self.blocks.iter().zip(self.out.chunks_exact_mut(B::LEN)) {
+            // A copy cannot overlap `out`, which the compiler would have to allow for otherwise.
+            let block = *block;
+            block.decode(out);
+        }
+    }
+}
+
+/// Rows to blocks.
+struct EncodeRows<'a, B> {
+    x: &'a [f32],
     row_len: usize,
-    importance: Option<&[f32]>,
-    bytes: &mut [u8],
-) {
-    let row_bytes = row_len / B::LEN * size_of::<B>();
-    for (x, bytes) in x.chunks_exact(row_len).zip(bytes.chunks_exact_mut(row_bytes)) {
-        B::encode_row(x, importance, bytemuck::cast_slice_mut(bytes));
+    importance: Option<&'a [f32]>,
+    out: &'a mut [B],
+}
+
+impl<B: Encode> Work for EncodeRows<'_, B> {
+    type Output = ();
+    #[inline(always)]
+    fn run(self) {
+        let rows = self.out.chunks_exact_mut(self.row_len / B::LEN);
+        for (x, out) in self.x.chunks_exact(self.row_len).zip(rows) {
+            B::encode_row(x, self.importance, out);
+        }
     }
 }
 
@@ -72,12 +91,28 @@ fn check_bytes(dtype: DType, elements: usize, got: usize) -> Result<(), BlockErr
 /// assert_eq!((out[0], out[16]), (0.0, 2.0));
 /// ```
 pub fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) -> Result<(), BlockError> {
+    decode_on(Baseline, dtype, bytes, out)
+}
+
+/// [`decode`] with the instructions of a target, to the same bits.
+///
+/// # Errors
+/// As [`decode`].
+pub fn decode_on<T: Target>(
+    target: T,
+    dtype: DType,
+    bytes: &[u8],
+    out: &mut [f32],
+) -> Result<(), BlockError> {
     check_bytes(dtype, out.len(), bytes.len())?;
-    if plain::decode(dtype, bytes, out) {
+    if !dtype.is_quantized() {
+        target.run(plain::Decode { dtype, bytes, out });
         return Ok(());
     }
-    dispatch!(dtype, B => decode_blocks::<B>(bytes, out), decode_blocks::<B>(bytes, out),
-        unreachable!("every block type is listed"))
+    dispatch!(dtype, B => target.run(DecodeBlocks::<B> { blocks: as_blocks(bytes)?, out }),
+        target.run(DecodeBlocks::<B> { blocks: as_blocks(bytes)?, out }),
+        unreachable!("every block type is listed"));
+    Ok(())
 }
 
 /// Whether [`encode`] can produce the type: all but the IQ1, IQ2 and IQ3 ones.
@@ -114,6 +149,21 @@ pub fn encode(
     importance: Option<&[f32]>,
     out: &mut [u8],
 ) -> Result<(), BlockError> {
+    encode_on(Baseline, dtype, x, row_len, importance, out)
+}
+
+/// [`encode`] with the instructions of a target, to the same bytes.
+///
+/// # Errors
+/// As [`encode`].
+pub fn encode_on<T: Target>(
+    target: T,
+    dtype: DType,
+    x: &[f32],
+    row_len: usize,
+    importance: Option<&[f32]>,
+    out: &mut [u8],
+) -> Result<(), BlockError> {
     if !can_encode(dtype) {
         return Err(BlockError::NoEncoder { dtype });
     }
@@ -136,14 +186,32 @@ pub fn encode(
             return Err(BlockError::Importance { column });
         }
     }
-    if plain::encode(dtype, x, out)? {
-        return Ok(());
-    }
-    if let Some(index) = x.iter().position(|v| !v.is_finite()) {
+    if !plain::is_float(dtype)
+        && !target.run(AbsMax(x)).is_finite()
+        && let Some(index) = x.iter().position(|v| !v.is_finite())
+    {
         return Err(BlockError::NotFinite { dtype, index });
     }
-    dispatch!(dtype, B => encode_blocks::<B>(x, row_len, importance, out),
-        return Err(BlockError::NoEncoder { dtype: B::DTYPE }),
+    if !dtype.is_quantized() {
+        target.run(plain::Encode { dtype, x, out });
+        return Ok(());
+    }
+    dispatch!(dtype, B => {
+        let out = bytemuck::cast_slice_mut(out);
+        target.run(EncodeRows::<B> { x, row_len, importance, out });
+    }, return Err(BlockError::NoEncoder { dtype: B::DTYPE }),
         unreachable!("every block type is listed"));
     Ok(())
+}
+
+/// The largest magnitude of some numbers: infinite or NaN if one of them is, 0 if there are none.
+#[derive(Clone, Copy, Debug)]
+pub struct AbsMax<'a>(pub &'a [f32]);
+
+impl Work for AbsMax<'_> {
+    type Output = f32;
+    #[inline(always)]
+    fn run(self) -> f32 {
+        abs_max(self.0)
+    }
 }

@@ -36,7 +36,7 @@ pub struct BlockNvfp4 {
 check_layout!(BlockMxfp4, BlockNvfp4);
 
 /// Half of the E8M0 number: 2^(e - 128). 255, the format's NaN, is read as 2^127 as GGML does.
-#[inline]
+#[inline(always)]
 pub fn e8m0_half(e: u8) -> f32 {
     // 2^-128 and 2^-127 are subnormal.
     f32::from_bits(if e < 2 { 0x0020_0000 << e } else { (u32::from(e) - 1) << 23 })
@@ -44,7 +44,7 @@ pub fn e8m0_half(e: u8) -> f32 {
 
 /// Half of the UE4M3 number: 4 bits of exponent (bias 7), 3 of mantissa. The highest bit counts for
 /// nothing, save that 0x7f, the format's NaN, is read as 0 and 0xff is not, as GGML does.
-#[inline]
+#[inline(always)]
 pub fn ue4m3_half(x: u8) -> f32 {
     let (exponent, mantissa) = (i32::from(x >> 3 & 15), f32::from(x & 7));
     match (x, exponent) {
@@ -55,7 +55,7 @@ pub fn ue4m3_half(x: u8) -> f32 {
 }
 
 /// The UE4M3 number next to x, halves up; 448 (0x7e) at most, 0 for anything not positive.
-#[inline]
+#[inline(always)]
 pub fn to_ue4m3(x: f32) -> u8 {
     if x.is_nan() || x <= 0.0 {
         return 0;
@@ -71,24 +71,32 @@ pub fn to_ue4m3(x: f32) -> u8 {
 }
 
 /// The nearest code for each x with (half) scale d, the smaller magnitude at ties.
-#[inline]
+#[inline(always)]
 fn nearest_codes<const N: usize>(x: &[f32; N], d: f32) -> [u8; N] {
     // Midpoints between neighbours of the code book; a power of two times them is exact.
     const MIDPOINTS: [f32; 7] = [0.5, 1.5, 2.5, 3.5, 5.0, 7.0, 10.0];
     if d == 0.0 {
         return [0; N];
     }
-    let midpoints = MIDPOINTS.map(|m| m * d);
-    x.map(|x| {
-        let code = midpoints.iter().fold(0, |code, &m| code + u8::from(x.abs() > m));
-        if x < 0.0 && code > 0 { code | 8 } else { code }
-    })
+    let mut codes = [0u32; N];
+    for midpoint in MIDPOINTS.map(|m| m * d) {
+        for i in 0..N {
+            codes[i] += u32::from(x[i].abs() > midpoint);
+        }
+    }
+    let mut signed = [0; N];
+    for i in 0..N {
+        let negative = x[i].to_bits() >> 31 & u32::from(codes[i] > 0);
+        signed[i] = (codes[i] | negative << 3) as u8;
+    }
+    signed
 }
 
 impl Block for BlockMxfp4 {
     const DTYPE: DType = DType::MXFP4;
     const LEN: usize = 32;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let out: &mut [f32; 32] = out.try_into().expect("as long as a block");
         let d = e8m0_half(self.e);
@@ -100,6 +108,7 @@ impl Block for BlockMxfp4 {
 
 impl Encode for BlockMxfp4 {
     /// The importance changes nothing: the largest magnitude alone sets the scale.
+    #[inline(always)]
     fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
         assert_eq!(x.len(), out.len() * 32, "as long as the blocks");
         for (block, x) in out.iter_mut().zip(x.as_chunks::<32>().0) {
@@ -115,6 +124,7 @@ impl Block for BlockNvfp4 {
     const DTYPE: DType = DType::NVFP4;
     const LEN: usize = 64;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let out: &mut [f32; 64] = out.try_into().expect("as long as a block");
         for ((out, d), qs) in out.chunks_exact_mut(16).zip(self.d).zip(self.qs.chunks_exact(8)) {
@@ -129,6 +139,7 @@ impl Block for BlockNvfp4 {
 
 impl Encode for BlockNvfp4 {
     /// The importance changes nothing: the largest magnitude of a group alone sets its scale.
+    #[inline(always)]
     fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
         assert_eq!(x.len(), out.len() * 64, "as long as the blocks");
         for (block, x) in out.iter_mut().zip(x.chunks_exact(64)) {

@@ -5,8 +5,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use crate::fit::{fit_signed, fit_with_min};
-use crate::round::{abs_max, reciprocal, round_away, signed_max, truncate};
+use crate::fit::{Search, fit_signed, fit_with_min};
+use crate::lanes::{LANES, Lanes, transpose};
+use crate::round::{abs_max, extremes, reciprocal, round_away, signed_max, truncate};
 use crate::{Block, DType, Encode, Half, block::check_layout};
 
 /// 32 elements of 4 bits: x = d * (q - 8).
@@ -82,34 +83,51 @@ pub struct BlockQ8_1 {
 check_layout!(BlockQ4_0, BlockQ4_1, BlockQ5_0, BlockQ5_1, BlockQ8_0, BlockQ8_1);
 
 /// The 32 nibbles of 16 bytes, in the order of the elements.
-#[inline]
+#[inline(always)]
 pub(crate) fn nibbles(qs: &[u8; 16]) -> [u8; 32] {
-    std::array::from_fn(|j| if j < 16 { qs[j] & 15 } else { qs[j - 16] >> 4 })
+    let mut q = [0; 32];
+    for j in 0..16 {
+        q[j] = qs[j] & 15;
+        q[j + 16] = qs[j] >> 4;
+    }
+    q
 }
 
 /// The reverse of [`nibbles`]; only the low four bits count.
-#[inline]
+#[inline(always)]
 pub(crate) fn pack_nibbles(q: &[u8; 32]) -> [u8; 16] {
-    std::array::from_fn(|j| (q[j] & 15) | (q[j + 16] << 4))
+    let mut qs = [0; 16];
+    for j in 0..16 {
+        qs[j] = (q[j] & 15) | q[j + 16] << 4;
+    }
+    qs
 }
 
 /// The 32 five-bit numbers of a block.
-#[inline]
+#[inline(always)]
 fn quintets(qs: &[u8; 16], qh: [u8; 4]) -> [u8; 32] {
-    let (low, high) = (nibbles(qs), u32::from_le_bytes(qh));
-    std::array::from_fn(|j| low[j] | (((high >> j) & 1) as u8) << 4)
+    let mut q = nibbles(qs);
+    for j in 0..32 {
+        q[j] |= (qh[j / 8] >> (j % 8) & 1) << 4;
+    }
+    q
 }
 
 /// The fifth bits of 32 numbers.
-#[inline]
+#[inline(always)]
 fn fifth_bits(q: &[u8; 32]) -> [u8; 4] {
-    q.iter().enumerate().fold(0u32, |word, (j, &q)| word | u32::from(q >> 4 & 1) << j).to_le_bytes()
+    let mut word = 0;
+    for j in 0..32 {
+        word |= u32::from(q[j] >> 4 & 1) << j;
+    }
+    word.to_le_bytes()
 }
 
 impl Block for BlockQ4_0 {
     const DTYPE: DType = DType::Q4_0;
     const LEN: usize = 32;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let (out, d) = (chunk(out), self.d.to_f32());
         for (x, q) in out.iter_mut().zip(nibbles(&self.qs)) {
@@ -122,6 +140,7 @@ impl Block for BlockQ4_1 {
     const DTYPE: DType = DType::Q4_1;
     const LEN: usize = 32;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let (out, d, m) = (chunk(out), self.d.to_f32(), self.m.to_f32());
         for (x, q) in out.iter_mut().zip(nibbles(&self.qs)) {
@@ -134,6 +153,7 @@ impl Block for BlockQ5_0 {
     const DTYPE: DType = DType::Q5_0;
     const LEN: usize = 32;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let (out, d) = (chunk(out), self.d.to_f32());
         for (x, q) in out.iter_mut().zip(quintets(&self.qs, self.qh)) {
@@ -146,6 +166,7 @@ impl Block for BlockQ5_1 {
     const DTYPE: DType = DType::Q5_1;
     const LEN: usize = 32;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let (out, d, m) = (chunk(out), self.d.to_f32(), self.m.to_f32());
         for (x, q) in out.iter_mut().zip(quintets(&self.qs, self.qh)) {
@@ -158,6 +179,7 @@ impl Block for BlockQ8_0 {
     const DTYPE: DType = DType::Q8_0;
     const LEN: usize = 32;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let (out, d) = (chunk(out), self.d.to_f32());
         for (x, q) in out.iter_mut().zip(self.qs) {
@@ -170,156 +192,220 @@ impl Block for BlockQ8_1 {
     const DTYPE: DType = DType::Q8_1;
     const LEN: usize = 32;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         BlockQ8_0 { d: self.d, qs: self.qs }.decode(out);
     }
 }
 
 /// The output as an array, so that the loops above need no bounds checks.
-#[inline]
+#[inline(always)]
 fn chunk(out: &mut [f32]) -> &mut [f32; 32] {
     out.try_into().expect("as long as a block")
 }
 
-/// The weights of a row's elements: importance * sqrt(mean of the row's squares + x^2).
-struct RowWeights<'a> {
-    importance: &'a [f32],
-    mean_square: f32,
-}
-
-impl<'a> RowWeights<'a> {
-    fn new(x: &[f32], importance: &'a [f32]) -> Self {
-        let sum = x.iter().fold(0.0f32, |s, v| s + v * v);
-        Self { importance, mean_square: sum / x.len() as f32 }
-    }
-
-    fn block(&self, index: usize, x: &[f32; 32]) -> [f32; 32] {
-        let importance = &self.importance[32 * index..];
-        std::array::from_fn(|j| importance[j] * (self.mean_square + x[j] * x[j]).sqrt())
-    }
-}
-
-/// Calls `encode` for each block of a row with its values and, with importances, its weights.
-fn each_block<B: Block>(
-    x: &[f32],
-    importance: Option<&[f32]>,
-    out: &mut [B],
-    encode: impl Fn(&[f32; 32], Option<[f32; 32]>) -> B,
-) {
+/// The blocks of a row and where they go.
+#[inline(always)]
+fn pairs<'a, B: Block>(
+    x: &'a [f32],
+    out: &'a mut [B],
+) -> impl Iterator<Item = (&'a [f32; 32], &'a mut B)> {
     assert_eq!(x.len(), out.len() * 32, "as long as the blocks");
-    let weights = importance.map(|importance| {
-        assert_eq!(importance.len(), x.len(), "one importance a column");
-        RowWeights::new(x, importance)
-    });
-    for (i, (block, x)) in out.iter_mut().zip(x.as_chunks().0).enumerate() {
-        *block = encode(x, weights.as_ref().map(|w| w.block(i, x)));
+    x.as_chunks().0.iter().zip(out)
+}
+
+/// Up to [`LANES`] blocks of a row, where they go, and element by element side by side: their
+/// values and their weights, importance * sqrt(mean of the row's squares + x^2).
+type Batch<'a, B> = (&'a [[f32; 32]], &'a mut [B], Lanes<f32, 32>, Lanes<f32, 32>);
+
+/// The blocks of a row, as many at a time as there are lanes.
+#[inline(always)]
+fn batches<'a, B: Block>(
+    x: &'a [f32],
+    importance: &'a [f32],
+    out: &'a mut [B],
+) -> impl Iterator<Item = Batch<'a, B>> {
+    assert_eq!(x.len(), out.len() * 32, "as long as the blocks");
+    assert_eq!(importance.len(), x.len(), "one importance a column");
+    let mean_square = x.iter().fold(0.0f32, |s, v| s + v * v) / x.len() as f32;
+    let rows = x.chunks(32 * LANES).zip(importance.chunks(32 * LANES));
+    rows.zip(out.chunks_mut(LANES)).map(move |((x, importance), out)| {
+        let (lanes, mut weights) = (transpose(x), transpose(importance));
+        for i in 0..32 {
+            for g in 0..LANES {
+                weights[i][g] *= (mean_square + lanes[i][g] * lanes[i][g]).sqrt();
+            }
+        }
+        (x.as_chunks().0, out, lanes, weights)
+    })
+}
+
+/// A `_0` type.
+trait Signed: Block {
+    /// Its numbers are 0..2n.
+    const N: i32;
+    fn new(d: Half, q: &[u8; 32]) -> Self;
+}
+
+/// A `_1` type.
+trait Unsigned: Block {
+    /// Its numbers are 0..=n.
+    const N: u8;
+    fn new(d: Half, m: Half, q: &[u8; 32]) -> Self;
+}
+
+#[inline(always)]
+fn encode_signed<B: Signed>(x: &[f32], importance: Option<&[f32]>, out: &mut [B]) {
+    let Some(importance) = importance else {
+        for (x, out) in pairs(x, out) {
+            let (d, q) = to_signed(x, B::N);
+            *out = B::new(Half::from_f32(d), &q);
+        }
+        return;
+    };
+    for (x, out, lanes, weights) in batches(x, importance, out) {
+        let fit = fit_signed(&lanes, &weights, B::N);
+        for (g, (x, out)) in x.iter().zip(out).enumerate() {
+            *out = B::new(Half::from_f32(fit.scale[g]), &fit.levels(g, x));
+        }
+    }
+}
+
+#[inline(always)]
+fn encode_unsigned<B: Unsigned>(x: &[f32], importance: Option<&[f32]>, out: &mut [B]) {
+    let Some(importance) = importance else {
+        for (x, out) in pairs(x, out) {
+            let (d, m, q) = to_unsigned(x, B::N);
+            *out = B::new(Half::from_f32(d), Half::from_f32(m), &q);
+        }
+        return;
+    };
+    for (x, out, lanes, weights) in batches(x, importance, out) {
+        let fit = fit_with_min(&lanes, &weights, B::N, Search::FINE);
+        for (g, (x, out)) in x.iter().zip(out).enumerate() {
+            let (d, m) = (Half::from_f32(fit.scale[g]), Half::from_f32(fit.min[g]));
+            *out = B::new(d, m, &fit.levels(g, x));
+        }
     }
 }
 
 /// Scale and numbers of a `_0` type: the value of largest magnitude becomes -n.
-#[inline]
+#[inline(always)]
 fn to_signed(x: &[f32; 32], n: i32) -> (f32, [u8; 32]) {
     let d = signed_max(x) / -(n as f32);
     let id = reciprocal(d);
     let shift = n as f32 + 0.5;
-    let q = x.map(|v| i32::from(truncate(v * id + shift) as i8).min(2 * n - 1) as u8);
+    let mut q = [0; 32];
+    for i in 0..32 {
+        q[i] = i32::from(truncate(x[i] * id + shift) as i8).min(2 * n - 1) as u8;
+    }
     (d, q)
 }
 
 /// Scale, minimum and numbers 0..=n of a `_1` type.
-#[inline]
+#[inline(always)]
 fn to_unsigned(x: &[f32; 32], n: u8) -> (f32, f32, [u8; 32]) {
-    let (mut min, mut max) = (f32::MAX, -f32::MAX);
-    for &v in x {
-        if v < min {
-            min = v;
-        }
-        if v > max {
-            max = v;
-        }
-    }
+    let (min, max) = extremes(x);
     let d = (max - min) / f32::from(n);
     let id = reciprocal(d);
-    (d, min, x.map(|v| truncate((v - min) * id + 0.5) as u8))
+    let mut q = [0; 32];
+    for i in 0..32 {
+        q[i] = truncate((x[i] - min) * id + 0.5) as u8;
+    }
+    (d, min, q)
+}
+
+impl Signed for BlockQ4_0 {
+    const N: i32 = 8;
+    #[inline(always)]
+    fn new(d: Half, q: &[u8; 32]) -> Self {
+        Self { d, qs: pack_nibbles(q) }
+    }
+}
+
+impl Signed for BlockQ5_0 {
+    const N: i32 = 16;
+    #[inline(always)]
+    fn new(d: Half, q: &[u8; 32]) -> Self {
+        Self { d, qh: fifth_bits(q), qs: pack_nibbles(q) }
+    }
+}
+
+impl Unsigned for BlockQ4_1 {
+    const N: u8 = 15;
+    #[inline(always)]
+    fn new(d: Half, m: Half, q: &[u8; 32]) -> Self {
+        Self { d, m, qs: pack_nibbles(&q.map(|q| (q as i8).min(15) as u8)) }
+    }
+}
+
+impl Unsigned for BlockQ5_1 {
+    const N: u8 = 31;
+    #[inline(always)]
+    fn new(d: Half, m: Half, q: &[u8; 32]) -> Self {
+        Self { d, m, qh: fifth_bits(q), qs: pack_nibbles(q) }
+    }
 }
 
 impl Encode for BlockQ4_0 {
+    #[inline(always)]
     fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
-        each_block(x, importance, out, |x, weights| {
-            let (d, q) = match weights {
-                None => to_signed(x, 8),
-                Some(w) => fit_signed(x, &w, 8),
-            };
-            Self { d: Half::from_f32(d), qs: pack_nibbles(&q) }
-        });
-    }
-}
-
-impl Encode for BlockQ4_1 {
-    fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
-        each_block(x, importance, out, |x, weights| {
-            let (d, m, q) = match weights {
-                None => {
-                    let (d, m, q) = to_unsigned(x, 15);
-                    (d, m, q.map(|q| (q as i8).min(15) as u8))
-                }
-                Some(w) => fit_with_min(x, &w, 15),
-            };
-            Self { d: Half::from_f32(d), m: Half::from_f32(m), qs: pack_nibbles(&q) }
-        });
+        encode_signed(x, importance, out);
     }
 }
 
 impl Encode for BlockQ5_0 {
+    #[inline(always)]
     fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
-        each_block(x, importance, out, |x, weights| {
-            let (d, q) = match weights {
-                None => to_signed(x, 16),
-                Some(w) => fit_signed(x, &w, 16),
-            };
-            Self { d: Half::from_f32(d), qh: fifth_bits(&q), qs: pack_nibbles(&q) }
-        });
+        encode_signed(x, importance, out);
+    }
+}
+
+impl Encode for BlockQ4_1 {
+    #[inline(always)]
+    fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
+        encode_unsigned(x, importance, out);
     }
 }
 
 impl Encode for BlockQ5_1 {
+    #[inline(always)]
     fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
-        each_block(x, importance, out, |x, weights| {
-            let (d, m, q) = match weights {
-                None => to_unsigned(x, 31),
-                Some(w) => fit_with_min(x, &w, 31),
-            };
-            let (d, m) = (Half::from_f32(d), Half::from_f32(m));
-            Self { d, m, qh: fifth_bits(&q), qs: pack_nibbles(&q) }
-        });
+        encode_unsigned(x, importance, out);
     }
 }
 
 /// Scale and numbers of 8 bits: the largest magnitude becomes 127.
-#[inline]
+#[inline(always)]
 fn to_bytes(x: &[f32; 32]) -> (f32, [i8; 32]) {
     let d = abs_max(x) / 127.0;
     let id = reciprocal(d);
-    (d, x.map(|v| round_away(v * id) as i8))
+    let mut q = [0; 32];
+    for i in 0..32 {
+        q[i] = round_away(x[i] * id) as i8;
+    }
+    (d, q)
 }
 
 impl Encode for BlockQ8_0 {
     /// The importance changes nothing: the largest magnitude alone sets the scale.
+    #[inline(always)]
     fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
-        each_block(x, None, out, |x, _| {
+        for (x, out) in pairs(x, out) {
             let (d, qs) = to_bytes(x);
-            Self { d: Half::from_f32(d), qs }
-        });
+            *out = Self { d: Half::from_f32(d), qs };
+        }
     }
 }
 
 impl Encode for BlockQ8_1 {
     /// The importance changes nothing: the largest magnitude alone sets the scale.
+    #[inline(always)]
     fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
-        each_block(x, None, out, |x, _| {
+        for (x, out) in pairs(x, out) {
             let (d, qs) = to_bytes(x);
             let sum: i32 = qs.iter().map(|&q| i32::from(q)).sum();
-            Self { d: Half::from_f32(d), s: Half::from_f32(sum as f32 * d), qs }
-        });
+            *out = Self { d: Half::from_f32(d), s: Half::from_f32(sum as f32 * d), qs };
+        }
     }
 }

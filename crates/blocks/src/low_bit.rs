@@ -31,6 +31,7 @@ impl Block for BlockQ1_0 {
     const DTYPE: DType = DType::Q1_0;
     const LEN: usize = 128;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let out: &mut [f32; 128] = out.try_into().expect("as long as a block");
         let d = self.d.to_f32();
@@ -42,6 +43,7 @@ impl Block for BlockQ1_0 {
 
 impl Encode for BlockQ1_0 {
     /// The signs, and the mean magnitude as the scale; the importance changes nothing.
+    #[inline(always)]
     fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
         assert_eq!(x.len(), out.len() * 128, "as long as the blocks");
         for (block, x) in out.iter_mut().zip(x.as_chunks::<128>().0) {
@@ -58,6 +60,7 @@ impl Block for BlockQ2_0 {
     const DTYPE: DType = DType::Q2_0;
     const LEN: usize = 64;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let out: &mut [f32; 64] = out.try_into().expect("as long as a block");
         let d = self.d.to_f32();
@@ -69,6 +72,7 @@ impl Block for BlockQ2_0 {
 
 impl Encode for BlockQ2_0 {
     /// The largest magnitude is the scale; the importance changes nothing.
+    #[inline(always)]
     fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
         assert_eq!(x.len(), out.len() * 64, "as long as the blocks");
         for (block, x) in out.iter_mut().zip(x.as_chunks::<64>().0) {

@@ -43,6 +43,7 @@ impl Block for BlockTq1_0 {
     const DTYPE: DType = DType::TQ1_0;
     const LEN: usize = QK_K;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         assert_eq!(out.len(), QK_K, "as long as a block");
         let d = self.d.to_f32();
@@ -63,6 +64,7 @@ impl Block for BlockTq2_0 {
     const DTYPE: DType = DType::TQ2_0;
     const LEN: usize = QK_K;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         assert_eq!(out.len(), QK_K, "as long as a block");
         let d = self.d.to_f32();
@@ -75,17 +77,23 @@ impl Block for BlockTq2_0 {
 }
 
 /// Scale and digits 0..=2: the largest magnitude becomes 1.
-fn digits(x: &[f32]) -> (Half, [u8; QK_K]) {
+#[inline(always)]
+fn digits(x: &[f32; QK_K]) -> (Half, [u8; QK_K]) {
     let d = abs_max(x);
     let id = reciprocal(d);
-    (Half::from_f32(d), std::array::from_fn(|i| round_away(x[i] * id).wrapping_add(1) as u8))
+    let mut q = [0; QK_K];
+    for i in 0..QK_K {
+        q[i] = round_away(x[i] * id).wrapping_add(1) as u8;
+    }
+    (Half::from_f32(d), q)
 }
 
 impl Encode for BlockTq1_0 {
     /// The importance changes nothing: the largest magnitude alone sets the scale.
+    #[inline(always)]
     fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
         assert_eq!(x.len(), out.len() * QK_K, "as long as the blocks");
-        for (block, x) in out.iter_mut().zip(x.chunks_exact(QK_K)) {
+        for (block, x) in out.iter_mut().zip(x.as_chunks().0) {
             let (d, q) = digits(x);
             let mut bytes = [0u8; 52];
             for (first, len, element, digits) in RUNS {
@@ -105,9 +113,10 @@ impl Encode for BlockTq1_0 {
 
 impl Encode for BlockTq2_0 {
     /// The importance changes nothing: the largest magnitude alone sets the scale.
+    #[inline(always)]
     fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
         assert_eq!(x.len(), out.len() * QK_K, "as long as the blocks");
-        for (block, x) in out.iter_mut().zip(x.chunks_exact(QK_K)) {
+        for (block, x) in out.iter_mut().zip(x.as_chunks().0) {
             let (d, q) = digits(x);
             let qs = std::array::from_fn(|i| {
                 let at = i / 32 * 128 + i % 32;

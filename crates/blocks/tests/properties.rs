@@ -49,6 +49,19 @@ proptest! {
         decode(dtype, &out, &mut vec![0.0; 512]).expect("as long");
     }
 
+    /// Blocks are encoded side by side, and some sides stay empty at the end of a row.
+    #[test]
+    fn a_block_is_encoded_as_alone(dtype in encodable(), blocks in 1..20usize, x in wild_row(20 * 256)) {
+        let (len, size) = (dtype.block_len(), dtype.block_bytes());
+        let x = &x[..blocks * len];
+        let (mut row, mut alone) = (vec![0; blocks * size], vec![0; size]);
+        encode(dtype, x, x.len(), None, &mut row).expect("finite");
+        for (x, of_row) in x.chunks(len).zip(row.chunks(size)) {
+            encode(dtype, x, len, None, &mut alone).expect("finite");
+            prop_assert_eq!(&alone, of_row);
+        }
+    }
+
     /// About a step of the grid that the type lays over values of at most 1: half a step for
     /// rounding, the rest for scales that are rounded themselves or clip the largest values.
     #[test]

@@ -1,16 +1,22 @@
 //! A GGUF file to one of fewer bits, tensor by tensor, by llama.cpp's mixtures.
 
+use std::borrow::Cow;
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::sync::mpsc::{self, Receiver, SendError, SyncSender};
 
 use blocks::DType;
-use gguf::{Builder, Gguf, Metadata, TensorInfo, Value};
+use files::AtomicFile;
+use gguf::{Builder, Gguf, Metadata, TensorInfo, Value, Writer};
 use quant_core::{FileType, ModelFacts, QuantError, RecipeOptions, Source, TensorFacts, Work};
 
 use crate::Error;
 
 /// Bytes of output that are made before they are written.
-const CHUNK: usize = 32 << 20;
+const CHUNK: usize = 16 << 20;
+
+/// Pieces of output that may wait for the disk.
+const WAITING: usize = 4;
 
 /// How to quantize, beyond the mixture.
 #[derive(Clone, Debug, Default)]
@@ -137,39 +143,87 @@ pub fn quantize(
     for t in &plan.tensors {
         builder.tensor(t.name.clone(), t.shape.clone(), t.to)?;
     }
-    let mut writer = builder.create(output)?;
+    let writer = builder.create(output)?;
+    // Threads encode the next bytes while these are written.
+    let (pieces, written) = mpsc::sync_channel(WAITING);
+    let writer = std::thread::scope(|scope| {
+        let writing = scope.spawn(move || write(writer, written));
+        let encoded = encode(input, &plan, options, progress, &pieces);
+        drop(pieces);
+        let writer = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        // Encoding that ended for want of a writer: the writer knows why.
+        match (encoded, writer) {
+            (Ok(()) | Err(Stopped::NoWriter), writer) => writer,
+            (Err(Stopped::Because(error)), _) => Err(error),
+        }
+    })?;
+    writer.commit()?;
+    Ok(plan)
+}
+
+/// Data of the output: of a tensor that stays as it is, the mapped input itself.
+type Piece<'a> = Cow<'a, [u8]>;
+
+fn write(
+    mut writer: Writer<AtomicFile>,
+    pieces: Receiver<Piece<'_>>,
+) -> Result<Writer<AtomicFile>, Error> {
+    for piece in pieces {
+        writer.append(&piece)?;
+    }
+    Ok(writer)
+}
+
+/// Why encoding ended early.
+enum Stopped {
+    Because(Error),
+    NoWriter,
+}
+
+impl<T> From<SendError<T>> for Stopped {
+    fn from(_: SendError<T>) -> Self {
+        Self::NoWriter
+    }
+}
+
+/// Sends the data of all tensors in order.
+fn encode<'a>(
+    input: &'a Gguf,
+    plan: &Quantization,
+    options: &QuantizeOptions,
+    progress: &mut dyn FnMut(&Quantized, f64) -> ControlFlow<()>,
+    pieces: &SyncSender<Piece<'a>>,
+) -> Result<(), Stopped> {
     let total = plan.bytes_before().max(1) as f64;
     let mut done = 0;
     for (info, t) in input.tensors().iter().zip(&plan.tensors) {
         if progress(t, done as f64 / total).is_break() {
-            return Err(cancelled(t));
+            return Err(Stopped::Because(cancelled(t)));
         }
         let data = input.data(info);
         if t.from == t.to {
-            writer.append(data)?;
+            pieces.send(data.into())?;
         } else {
             let (cols, rows) = (info.row_len(), info.elements() / info.row_len().max(1));
             let (from_row, to_row) = (data.len() / rows.max(1), t.bytes_after / rows.max(1));
             let step = (CHUNK / to_row.max(1)).max(1);
-            let mut out = vec![0; to_row * step.min(rows)];
             for first in (0..rows).step_by(step) {
                 let n = step.min(rows - first);
                 let source = Source::Bytes(t.from, &data[first * from_row..(first + n) * from_row]);
-                let out = &mut out[..n * to_row];
                 let work = Work::threads(options.threads);
-                quant_core::quantize_into(source, n, cols, t.to, None, work, out)
-                    .map_err(|source| Error::Quantize { tensor: t.name.clone(), source })?;
-                writer.append(out)?;
+                let out = quant_core::quantize_tensor(source, n, cols, t.to, None, work)
+                    .map_err(|source| Error::Quantize { tensor: t.name.clone(), source })
+                    .map_err(Stopped::Because)?;
+                pieces.send(out.into())?;
                 let share = (done + (first + n) * from_row) as f64 / total;
                 if progress(t, share).is_break() {
-                    return Err(cancelled(t));
+                    return Err(Stopped::Because(cancelled(t)));
                 }
             }
         }
         done += data.len();
     }
-    writer.commit()?;
-    Ok(plan)
+    Ok(())
 }
 
 fn cancelled(t: &Quantized) -> Error {

@@ -23,7 +23,13 @@ use std::path::{Path, PathBuf};
 pub struct AtomicFile {
     out: BufWriter<tempfile::NamedTempFile>,
     path: PathBuf,
+    /// Bytes written since the last time that the disk was waited for.
+    unsynced: usize,
 }
+
+/// Bytes after which the disk is waited for: a large file then reaches it while its next bytes are
+/// made on other threads, instead of all of it at the end.
+const SYNC_EVERY: usize = 64 << 20;
 
 impl AtomicFile {
     /// Begins to write the file that will be at `path`.
@@ -40,7 +46,7 @@ impl AtomicFile {
             builder.permissions(std::fs::Permissions::from_mode(0o666));
         }
         let temporary = builder.tempfile_in(folder(&path))?;
-        Ok(Self { out: BufWriter::with_capacity(1 << 20, temporary), path })
+        Ok(Self { out: BufWriter::with_capacity(1 << 20, temporary), path, unsynced: 0 })
     }
 
     /// Makes the file appear under its name.
@@ -66,7 +72,14 @@ fn folder(path: &Path) -> &Path {
 
 impl Write for AtomicFile {
     fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.out.write(buf)
+        let written = self.out.write(buf)?;
+        self.unsynced += written;
+        if self.unsynced >= SYNC_EVERY {
+            self.out.flush()?;
+            self.out.get_ref().as_file().sync_data()?;
+            self.unsynced = 0;
+        }
+        Ok(written)
     }
     fn flush(&mut self) -> io::Result<()> {
         self.out.flush()

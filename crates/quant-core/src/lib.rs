@@ -7,7 +7,7 @@
 //!   each tensor of a file under such a name.
 //!
 //! It knows neither file formats nor models: tensors are names, shapes and bytes. The encoding of a
-//! block is in `blocks`.
+//! block is in `blocks`, and runs with the instructions that `cpu-kernels` finds.
 #![forbid(unsafe_code)]
 
 mod chunks;

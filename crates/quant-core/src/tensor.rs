@@ -1,6 +1,7 @@
 //! Whole tensors from one element type to another.
 
-use blocks::{BlockError, DType};
+use blocks::{AbsMax, BlockError, DType, Target};
+use cpu_kernels::{Isa, codec};
 
 use crate::chunks::{Work, for_each_chunk, rows_per_chunk};
 use crate::error::QuantError;
@@ -68,7 +69,7 @@ impl<'a> Source<'a> {
             Source::Bytes(dtype, bytes) => {
                 scratch.resize(count * cols, 0.0);
                 let row = dtype.bytes_for(cols).expect("checked");
-                blocks::decode(dtype, &bytes[first * row..][..count * row], scratch)
+                codec::decode(dtype, &bytes[first * row..][..count * row], scratch)
                     .expect("checked");
                 scratch
             }
@@ -202,7 +203,7 @@ fn encode(
     first: usize,
 ) -> Result<(), QuantError> {
     let at = |index: usize| (first + index / cols, index % cols);
-    blocks::encode(dtype, x, cols, importance, out).map_err(|error| match error {
+    codec::encode(dtype, x, cols, importance, out).map_err(|error| match error {
         BlockError::NotFinite { dtype, index } => {
             let (row, col) = at(index);
             QuantError::NotFinite { dtype, row, col }
@@ -210,11 +211,11 @@ fn encode(
         other => QuantError::Block(other),
     })?;
     // Half precision, which most scales have, ends at 65504; smaller values cannot overflow.
-    if (dtype.is_quantized() || dtype == DType::F16)
-        && x.iter().any(|v| v.abs() > 65504.0 && v.is_finite())
-    {
+    let can_overflow = dtype.is_quantized() || dtype == DType::F16;
+    let largest = if can_overflow { Isa::active().run(AbsMax(x)) } else { 0.0 };
+    if largest > 65504.0 || largest.is_nan() {
         let mut decoded = vec![0.0; x.len()];
-        blocks::decode(dtype, out, &mut decoded)?;
+        codec::decode(dtype, out, &mut decoded)?;
         let lost = |i: &usize| x[*i].is_finite() && !decoded[*i].is_finite();
         let indices = 0..x.len();
         let largest = indices.filter(lost).max_by(|&a, &b| x[a].abs().total_cmp(&x[b].abs()));
@@ -254,7 +255,7 @@ pub fn dequantize_tensor(
                 Source::Values(values) => out.copy_from_slice(&values[first * cols..][..out.len()]),
                 Source::Bytes(dtype, bytes) => {
                     let row = dtype.bytes_for(cols).expect("checked");
-                    blocks::decode(dtype, &bytes[first * row..][..out.len() / cols * row], out)?;
+                    codec::decode(dtype, &bytes[first * row..][..out.len() / cols * row], out)?;
                 }
             }
             Ok(())

@@ -208,7 +208,7 @@ impl Tensor {
             cpu_kernels::embed::gather(&self.weight()?, &ids, &mut out)?;
             return Ok(out);
         }
-        blocks::decode(self.dtype, self.bytes()?, &mut out)?;
+        cpu_kernels::codec::decode(self.dtype, self.bytes()?, &mut out)?;
         Ok(out)
     }
 
@@ -228,7 +228,7 @@ impl Tensor {
         };
         let len = len.ok_or(Error::Bytes { dtype, shape: self.shape.clone(), bytes: 0 })?;
         let mut bytes = AlignedBytes::zeroed(len);
-        blocks::encode(dtype, elements, self.cols(), None, bytes.bytes_mut())?;
+        cpu_kernels::codec::encode(dtype, elements, self.cols(), None, bytes.bytes_mut())?;
         let storage = Storage::Bytes(Arc::new(bytes));
         Ok(Tensor { dtype, shape: self.shape.clone(), storage, range: 0..len })
     }

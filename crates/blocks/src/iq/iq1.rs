@@ -36,7 +36,7 @@ pub struct BlockIq1M {
 check_layout!(BlockIq1S, BlockIq1M);
 
 /// Writes an eight.
-#[inline]
+#[inline(always)]
 fn write(out: &mut [f32], scale: f32, code: usize, negative: bool) {
     let delta = if negative { -IQ1_DELTA } else { IQ1_DELTA };
     for (x, v) in out.iter_mut().zip(IQ1_GRID[code]) {
@@ -48,6 +48,7 @@ impl Block for BlockIq1S {
     const DTYPE: DType = DType::IQ1_S;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = self.d.to_f32();
         for (i, out) in chunk(out).chunks_exact_mut(8).enumerate() {
@@ -61,7 +62,7 @@ impl Block for BlockIq1S {
 
 impl BlockIq1M {
     /// The half-precision scale of the block.
-    #[inline]
+    #[inline(always)]
     pub fn d(&self) -> Half {
         let s = self.scales.map(|w| w.get() >> 12);
         Half((s[0] | s[1] << 4 | s[2] << 8 | s[3] << 12).to_le_bytes())
@@ -72,6 +73,7 @@ impl Block for BlockIq1M {
     const DTYPE: DType = DType::IQ1_M;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = self.d().to_f32();
         for (i, out) in chunk(out).chunks_exact_mut(8).enumerate() {

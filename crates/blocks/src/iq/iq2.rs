@@ -46,7 +46,7 @@ pub struct BlockIq2S {
 check_layout!(BlockIq2Xxs, BlockIq2Xs, BlockIq2S);
 
 /// The scale of group g of 16, from nibbles.
-#[inline]
+#[inline(always)]
 fn scale(d: f32, scales: &[u8; 8], g: usize) -> f32 {
     d * (0.5 + f32::from(scales[g / 2] >> (4 * (g % 2)) & 15)) * 0.25
 }
@@ -55,6 +55,7 @@ impl Block for BlockIq2Xxs {
     const DTYPE: DType = DType::IQ2_XXS;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = self.d.to_f32();
         for (out, qs) in chunk(out).chunks_exact_mut(32).zip(&self.qs) {
@@ -72,6 +73,7 @@ impl Block for BlockIq2Xs {
     const DTYPE: DType = DType::IQ2_XS;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = self.d.to_f32();
         for (i, out) in chunk(out).chunks_exact_mut(8).enumerate() {
@@ -86,6 +88,7 @@ impl Block for BlockIq2S {
     const DTYPE: DType = DType::IQ2_S;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = self.d.to_f32();
         for (i, out) in chunk(out).chunks_exact_mut(8).enumerate() {

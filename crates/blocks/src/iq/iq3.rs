@@ -39,6 +39,7 @@ impl Block for BlockIq3Xxs {
     const DTYPE: DType = DType::IQ3_XXS;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = self.d.to_f32();
         for (i, out) in chunk(out).chunks_exact_mut(4).enumerate() {
@@ -54,6 +55,7 @@ impl Block for BlockIq3S {
     const DTYPE: DType = DType::IQ3_S;
     const LEN: usize = 256;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = self.d.to_f32();
         for (i, out) in chunk(out).chunks_exact_mut(4).enumerate() {

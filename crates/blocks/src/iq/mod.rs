@@ -15,7 +15,7 @@ pub use iq3::{BlockIq3S, BlockIq3Xxs};
 pub use iq4::{BlockIq4Nl, BlockIq4Xs, KVALUES_IQ4NL};
 
 /// Writes `scale * value`, negated where the bit of `signs` is set.
-#[inline]
+#[inline(always)]
 fn write_signed(out: &mut [f32], scale: f32, values: &[u8], signs: u8) {
     for (j, (x, &v)) in out.iter_mut().zip(values).enumerate() {
         *x = scale * f32::from(v) * if signs >> j & 1 == 1 { -1.0 } else { 1.0 };
@@ -23,6 +23,7 @@ fn write_signed(out: &mut [f32], scale: f32, values: &[u8], signs: u8) {
 }
 
 /// The output as an array, so that its length is known.
+#[inline(always)]
 fn chunk(out: &mut [f32]) -> &mut [f32; 256] {
     out.try_into().expect("as long as a block")
 }

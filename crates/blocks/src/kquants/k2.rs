@@ -2,8 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{QK_K, chunk, each_block, lane_sums, pack_pairs, scatter, square_sum, weights};
-use crate::fit::{Lanes, Search, fit_positive, fit_with_min_lanes, transpose};
+use super::{QK_K, batches, chunk, pack_pairs, weights};
+use crate::fit::{Search, fit_positive, fit_with_min};
+use crate::lanes::{Lanes, map, sums, transpose};
 use crate::round::nearest_int;
 use crate::{Block, DType, Encode, Half, block::check_layout};
 
@@ -27,6 +28,7 @@ impl Block for BlockQ2K {
     const DTYPE: DType = DType::Q2_K;
     const LEN: usize = QK_K;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let (d, dmin) = (self.d.to_f32(), self.dmin.to_f32());
         for (g, (out, scale)) in chunk(out).chunks_exact_mut(16).zip(self.scales).enumerate() {
@@ -42,54 +44,55 @@ impl Block for BlockQ2K {
 /// The search without importances.
 const COARSE: Search = Search { start: -0.5, step: 0.1, steps: 15, absolute: true };
 
-/// Groups fitted side by side.
-const LANES: usize = 8;
-
 impl Encode for BlockQ2K {
+    #[inline(always)]
     fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
-        each_block(x, importance, out, encode);
+        for (x, importance, out) in batches::<Self, 1>(x, importance, out) {
+            out[0] = encode(&x[0], importance);
+        }
     }
 }
 
-fn encode(x: &[f32; QK_K], importance: Option<&[f32; QK_K]>) -> BlockQ2K {
-    let mut q = [0u8; QK_K];
-    let (mut scales, mut mins, mut sums) = ([0.0f32; 16], [0.0f32; 16], [0.0f32; 16]);
-    let sigma2 = square_sum(x) / QK_K as f32;
-    for first in [0, LANES] {
-        let at = 16 * first..16 * (first + LANES);
-        let lanes: Lanes<f32, 16, LANES> = transpose(&x[at.clone()]);
-        let fit = match importance {
-            None => fit_with_min_lanes(&lanes, &lanes.map(|x| x.map(f32::abs)), 3, COARSE),
-            Some(importance) => {
-                let weights = weights(&lanes, &importance[at.clone()], sigma2);
-                sums[first..][..LANES].copy_from_slice(&lane_sums(&weights));
-                fit_with_min_lanes(&lanes, &weights, 3, Search::FINE)
-            }
-        };
-        scales[first..][..LANES].copy_from_slice(&fit.scale);
-        mins[first..][..LANES].copy_from_slice(&fit.min.map(|m| -m));
-        scatter(&fit.q, at.start, &mut q);
-    }
-    let ((d, s), (dmin, m)) = match importance {
-        None => (scale_to_15(&scales), scale_to_15(&mins)),
-        Some(_) => (fit_positive(&scales, &sums, 15), fit_positive(&mins, &sums, 15)),
+#[inline(always)]
+fn encode(x: &[f32; QK_K], importance: Option<&[f32]>) -> BlockQ2K {
+    let lanes: Lanes<f32, 16> = transpose(x);
+    let (fit, (d, s), (dmin, m)) = match importance {
+        None => {
+            let fit = fit_with_min(&lanes, &map(&lanes, |_, x| x.abs()), 3, COARSE);
+            let (d, dmin) = (scale_to_15(&fit.scale), scale_to_15(&fit.min.map(|m| -m)));
+            (fit, d, dmin)
+        }
+        Some(importance) => {
+            let weights = weights(std::slice::from_ref(x), &lanes, importance, 1.0);
+            let fit = fit_with_min(&lanes, &weights, 3, Search::FINE);
+            let weights = sums(&weights);
+            let d = fit_positive(&fit.scale, &weights, 15);
+            let dmin = fit_positive(&fit.min.map(|m| -m), &weights, 15);
+            (fit, d, dmin)
+        }
     };
     let (d, dmin) = (Half::from_f32(d), Half::from_f32(dmin));
-    let scales: [u8; 16] = std::array::from_fn(|g| s[g] | m[g] << 4);
-    for (g, (x, q)) in x.chunks_exact(16).zip(q.chunks_exact_mut(16)).enumerate() {
+    let mut scales = [0u8; 16];
+    for g in 0..16 {
+        scales[g] = s[g] | m[g] << 4;
+    }
+    let mut q = [0u8; QK_K];
+    for (g, (x, q)) in x.as_chunks::<16>().0.iter().zip(q.as_chunks_mut::<16>().0).enumerate() {
         let dl = d.to_f32() * f32::from(scales[g] & 15);
         if dl == 0.0 {
+            *q = fit.levels(g, x);
             continue;
         }
         let ml = dmin.to_f32() * f32::from(scales[g] >> 4);
-        for (x, q) in x.iter().zip(q) {
-            *q = nearest_int((x + ml) / dl).clamp(0, 3) as u8;
+        for i in 0..16 {
+            q[i] = nearest_int((x[i] + ml) / dl).clamp(0, 3) as u8;
         }
     }
     BlockQ2K { scales, qs: pack_pairs(&q), d, dmin }
 }
 
 /// Rounds scales so that the largest becomes 15.
+#[inline(always)]
 fn scale_to_15(scales: &[f32; 16]) -> (f32, [u8; 16]) {
     let max = scales.iter().fold(0.0f32, |m, &s| if s > m { s } else { m });
     if max > 0.0 {

@@ -2,8 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{QK_K, chunk, each_block, lane_sums, pack_pairs, scatter, square_sum, weights};
-use crate::fit::{Lanes, fit_signed, fit_signed_by_steps, fit_signed_lanes, transpose};
+use super::{QK_K, batches, chunk, pack_pairs, weights};
+use crate::fit::{fit_signed, fit_signed_by_steps, fit_signed_one};
+use crate::lanes::{Lanes, sums, transpose};
 use crate::round::{nearest_int, signed_max};
 use crate::{Block, DType, Encode, Half, block::check_layout};
 
@@ -27,7 +28,7 @@ check_layout!(BlockQ3K);
 ///
 /// The low four bits of scale g are in byte g % 8 (high nibble from g = 8 on), the high two in byte
 /// 8 + g % 4 at bit 2 * (g / 4).
-#[inline]
+#[inline(always)]
 pub fn unpack_q3k_scales(packed: &[u8; 12]) -> [i8; 16] {
     std::array::from_fn(|g| {
         let low = packed[g % 8] >> (g / 8 * 4) & 15;
@@ -37,6 +38,7 @@ pub fn unpack_q3k_scales(packed: &[u8; 12]) -> [i8; 16] {
 }
 
 /// The reverse of [`unpack_q3k_scales`], for scales with 32 added.
+#[inline(always)]
 fn pack_scales(scales: &[u8; 16]) -> [u8; 12] {
     let mut packed = [0; 12];
     for (g, s) in scales.iter().enumerate() {
@@ -50,6 +52,7 @@ impl Block for BlockQ3K {
     const DTYPE: DType = DType::Q3_K;
     const LEN: usize = QK_K;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = self.d.to_f32();
         let scales = unpack_q3k_scales(&self.scales);
@@ -66,20 +69,25 @@ impl Block for BlockQ3K {
 }
 
 impl Encode for BlockQ3K {
+    #[inline(always)]
     fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
-        each_block(x, importance, out, encode);
+        for (x, importance, out) in batches::<Self, 1>(x, importance, out) {
+            out[0] = encode(&x[0], importance);
+        }
     }
 }
 
-fn encode(x: &[f32; QK_K], importance: Option<&[f32; QK_K]>) -> BlockQ3K {
+#[inline(always)]
+fn encode(x: &[f32; QK_K], importance: Option<&[f32]>) -> BlockQ3K {
+    let lanes: Lanes<f32, 16> = transpose(x);
     let mut q = [0u8; QK_K];
-    let mut scales = [0.0f32; 16];
     let (d, packed) = match importance {
         None => {
-            for (g, x) in x.as_chunks::<16>().0.iter().enumerate() {
-                let (scale, levels) = fit_signed_by_steps(x, 4);
-                scales[g] = scale;
-                q[16 * g..][..16].copy_from_slice(&levels);
+            let (scales, levels) = fit_signed_by_steps(&lanes, 4);
+            for (i, levels) in levels.iter().enumerate() {
+                for (g, &level) in levels.iter().enumerate() {
+                    q[16 * g + i] = level;
+                }
             }
             let max = signed_max(&scales);
             if max == 0.0 {
@@ -91,25 +99,33 @@ fn encode(x: &[f32; QK_K], importance: Option<&[f32; QK_K]>) -> BlockQ3K {
             }
         }
         Some(importance) => {
-            let lanes: Lanes<f32, 16, 16> = transpose(x);
-            let weights = weights(&lanes, importance, 2.0 * square_sum(x) / QK_K as f32);
-            let fit = fit_signed_lanes(&lanes, &weights, 4);
-            scatter(&fit.q, 0, &mut q);
-            fit_signed(&fit.scale, &lane_sums(&weights), 32)
+            let weights = weights(std::slice::from_ref(x), &lanes, importance, 2.0);
+            let fit = fit_signed(&lanes, &weights, 4);
+            for (g, (x, q)) in x.as_chunks().0.iter().zip(q.as_chunks_mut::<16>().0).enumerate() {
+                *q = fit.levels(g, x);
+            }
+            fit_signed_one(&fit.scale, &sums(&weights), 32)
         }
     };
     let (d, scales) = (Half::from_f32(d), pack_scales(&packed));
-    for ((x, q), scale) in
-        x.chunks_exact(16).zip(q.chunks_exact_mut(16)).zip(unpack_q3k_scales(&scales))
-    {
+    let groups = x.as_chunks::<16>().0.iter().zip(q.as_chunks_mut::<16>().0);
+    for ((x, q), scale) in groups.zip(unpack_q3k_scales(&scales)) {
         let dl = d.to_f32() * f32::from(scale);
         if dl == 0.0 {
             continue;
         }
-        for (x, q) in x.iter().zip(q) {
-            *q = (nearest_int(x / dl).clamp(-4, 3) + 4) as u8;
+        for i in 0..16 {
+            q[i] = (nearest_int(x[i] / dl).clamp(-4, 3) + 4) as u8;
         }
     }
-    let hmask = std::array::from_fn(|l| (0..8).fold(0, |byte, k| byte | (q[32 * k + l] >> 2) << k));
-    BlockQ3K { hmask, qs: pack_pairs(&q.map(|q| q & 3)), scales, d }
+    let mut hmask = [0; 32];
+    for (k, q) in q.as_chunks::<32>().0.iter().enumerate() {
+        for l in 0..32 {
+            hmask[l] |= q[l] >> 2 << k;
+        }
+    }
+    for q in &mut q {
+        *q &= 3;
+    }
+    BlockQ3K { hmask, qs: pack_pairs(&q), scales, d }
 }

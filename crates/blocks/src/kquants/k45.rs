@@ -2,8 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{QK_K, chunk, each_block, lane_sums, scatter, square_sum, weights};
-use crate::fit::{Lanes, Search, fit_positive, fit_with_min_lanes, transpose};
+use super::{QK_K, batches, chunk, weights};
+use crate::fit::{Search, fit_positive, fit_with_min};
+use crate::lanes::{LANES, Lanes, map, sums, transpose};
 use crate::round::nearest_int;
 use crate::{Block, DType, Encode, Half, block::check_layout};
 
@@ -51,7 +52,7 @@ check_layout!(BlockQ4K, BlockQ5K);
 /// assert_eq!(scales, [1, 2, 3, 4, 0x11, 0, 0, 0]);
 /// assert_eq!(mins, [5, 6, 7, 8, 0x22, 0, 0, 0]);
 /// ```
-#[inline]
+#[inline(always)]
 pub fn unpack_scales_mins(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
     let p = packed;
     let scale = |g| if g < 4 { p[g] & 63 } else { (p[g + 4] & 15) | p[g - 4] >> 6 << 4 };
@@ -60,6 +61,7 @@ pub fn unpack_scales_mins(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
 }
 
 /// The reverse of [`unpack_scales_mins`].
+#[inline(always)]
 fn pack_scales_mins(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
     std::array::from_fn(|i| match i {
         0..4 => scales[i] | scales[i + 4] >> 4 << 6,
@@ -69,7 +71,7 @@ fn pack_scales_mins(scales: &[u8; 8], mins: &[u8; 8]) -> [u8; 12] {
 }
 
 /// Decodes either type, given each byte's high bits: `high(g, l)` is 0 or 16 for element 32 g + l.
-#[inline]
+#[inline(always)]
 fn decode(
     d: Half,
     dmin: Half,
@@ -93,6 +95,7 @@ impl Block for BlockQ4K {
     const DTYPE: DType = DType::Q4_K;
     const LEN: usize = QK_K;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         decode(self.d, self.dmin, &self.scales, &self.qs, out, |_, _| 0);
     }
@@ -102,12 +105,14 @@ impl Block for BlockQ5K {
     const DTYPE: DType = DType::Q5_K;
     const LEN: usize = QK_K;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         decode(self.d, self.dmin, &self.scales, &self.qs, out, |g, l| (self.qh[l] >> g & 1) << 4);
     }
 }
 
 /// Everything but the packing of the numbers.
+#[derive(Clone, Copy, Zeroable)]
 struct Encoded {
     d: Half,
     dmin: Half,
@@ -115,50 +120,64 @@ struct Encoded {
     q: [u8; QK_K],
 }
 
-fn encode(x: &[f32; QK_K], importance: Option<&[f32; QK_K]>, n: u8, coarse: Search) -> Encoded {
-    let lanes: Lanes<f32, 32, 8> = transpose(x);
-    let (fit, (d, s), (dmin, m)) = match importance {
+/// Groups a super-block.
+const GROUPS: usize = 8;
+
+/// Super-blocks that fill the lanes.
+const BATCH: usize = LANES / GROUPS;
+
+/// Encodes up to [`BATCH`] super-blocks to numbers 0..=n; those that are missing become zero.
+#[inline(always)]
+fn encode(
+    x: &[[f32; QK_K]],
+    importance: Option<&[f32]>,
+    n: u8,
+    coarse: Search,
+) -> [Encoded; BATCH] {
+    let lanes: Lanes<f32, 32> = transpose(x.as_flattened());
+    let (weights, search) = match importance {
         None => {
-            let mut squares = [0.0f32; 8];
-            for x in &lanes {
-                for g in 0..8 {
-                    squares[g] += x[g] * x[g];
-                }
-            }
-            let rms = squares.map(|s| (s / 32.0).sqrt());
-            let weights = lanes.map(|x| std::array::from_fn(|g| rms[g] + x[g].abs()));
-            let fit = fit_with_min_lanes(&lanes, &weights, n, coarse);
-            let (d, dmin) = (scale_to_63(&fit.scale), scale_to_63(&fit.min.map(|m| -m)));
-            (fit, d, dmin)
+            let rms = sums(&map(&lanes, |_, x| x * x)).map(|s| (s / 32.0).sqrt());
+            (map(&lanes, |g, x| rms[g] + x.abs()), coarse)
         }
-        Some(importance) => {
-            let weights = weights(&lanes, importance, 2.0 * square_sum(x) / QK_K as f32);
-            let sums = lane_sums(&weights);
-            let fit = fit_with_min_lanes(&lanes, &weights, n, Search::FINE);
-            let d = fit_positive(&fit.scale, &sums, 63);
-            let dmin = fit_positive(&fit.min.map(|m| -m), &sums, 63);
-            (fit, d, dmin)
-        }
+        Some(importance) => (weights(x, &lanes, importance, 2.0), Search::FINE),
     };
-    let (d, dmin) = (Half::from_f32(d), Half::from_f32(dmin));
-    let scales = pack_scales_mins(&s.map(|s| s.min(63)), &m.map(|m| m.min(63)));
-    let (s, m) = unpack_scales_mins(&scales);
-    let mut q = [0u8; QK_K];
-    scatter(&fit.q, 0, &mut q);
-    for (g, (x, q)) in x.chunks_exact(32).zip(q.chunks_exact_mut(32)).enumerate() {
-        let dl = d.to_f32() * f32::from(s[g]);
-        if dl == 0.0 {
-            continue;
+    let fit = fit_with_min(&lanes, &weights, n, search);
+    let weights = importance.map(|_| sums(&weights));
+    let mut encoded = [Encoded::zeroed(); BATCH];
+    for (b, x) in x.iter().enumerate() {
+        let of_block = |lane: &[f32; LANES]| lane.as_chunks::<GROUPS>().0[b];
+        let (scale, min) = (of_block(&fit.scale), of_block(&fit.min).map(|m| -m));
+        let ((d, s), (dmin, m)) = match &weights {
+            None => (scale_to_63(&scale), scale_to_63(&min)),
+            Some(weights) => {
+                let weights = of_block(weights);
+                (fit_positive(&scale, &weights, 63), fit_positive(&min, &weights, 63))
+            }
+        };
+        let (d, dmin) = (Half::from_f32(d), Half::from_f32(dmin));
+        let scales = pack_scales_mins(&s.map(|s| s.min(63)), &m.map(|m| m.min(63)));
+        let (s, m) = unpack_scales_mins(&scales);
+        let mut q = [0u8; QK_K];
+        let groups = x.as_chunks::<32>().0.iter().zip(q.as_chunks_mut::<32>().0);
+        for (g, (x, q)) in groups.enumerate() {
+            let dl = d.to_f32() * f32::from(s[g]);
+            if dl == 0.0 {
+                *q = fit.levels(GROUPS * b + g, x);
+                continue;
+            }
+            let ml = dmin.to_f32() * f32::from(m[g]);
+            for l in 0..32 {
+                q[l] = nearest_int((x[l] + ml) / dl).clamp(0, i32::from(n)) as u8;
+            }
         }
-        let ml = dmin.to_f32() * f32::from(m[g]);
-        for (x, q) in x.iter().zip(q) {
-            *q = nearest_int((x + ml) / dl).clamp(0, i32::from(n)) as u8;
-        }
+        encoded[b] = Encoded { d, dmin, scales, q };
     }
-    Encoded { d, dmin, scales, q }
+    encoded
 }
 
 /// Rounds scales so that the largest becomes 63.
+#[inline(always)]
 fn scale_to_63(scales: &[f32; 8]) -> (f32, [u8; 8]) {
     let max = scales.iter().fold(0.0f32, |m, &s| if s > m { s } else { m });
     let inverse = if max > 0.0 { 63.0 / max } else { 0.0 };
@@ -166,31 +185,51 @@ fn scale_to_63(scales: &[f32; 8]) -> (f32, [u8; 8]) {
 }
 
 /// The low nibbles of 256 numbers in 128 bytes.
+#[inline(always)]
 fn pack_low(q: &[u8; QK_K]) -> [u8; 128] {
-    std::array::from_fn(|i| {
-        let at = i / 32 * 64 + i % 32;
-        (q[at] & 15) | q[at + 32] << 4
-    })
+    let mut packed = [0; 128];
+    for (packed, q) in packed.as_chunks_mut::<32>().0.iter_mut().zip(q.as_chunks::<64>().0) {
+        for l in 0..32 {
+            packed[l] = (q[l] & 15) | q[l + 32] << 4;
+        }
+    }
+    packed
+}
+
+/// The fifth bits of 256 numbers in 32 bytes.
+#[inline(always)]
+fn pack_high(q: &[u8; QK_K]) -> [u8; 32] {
+    let mut packed = [0; 32];
+    for (g, q) in q.as_chunks::<32>().0.iter().enumerate() {
+        for l in 0..32 {
+            packed[l] |= q[l] >> 4 << g;
+        }
+    }
+    packed
 }
 
 impl Encode for BlockQ4K {
+    #[inline(always)]
     fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
         let coarse = Search { start: -1.0, step: 0.1, steps: 20, absolute: false };
-        each_block(x, importance, out, |x, importance| {
-            let Encoded { d, dmin, scales, q } = encode(x, importance, 15, coarse);
-            Self { d, dmin, scales, qs: pack_low(&q) }
-        });
+        for (x, importance, out) in batches::<Self, BATCH>(x, importance, out) {
+            let encoded = encode(x, importance, 15, coarse);
+            for (out, Encoded { d, dmin, scales, q }) in out.iter_mut().zip(encoded) {
+                *out = Self { d, dmin, scales, qs: pack_low(&q) };
+            }
+        }
     }
 }
 
 impl Encode for BlockQ5K {
+    #[inline(always)]
     fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
         let coarse = Search { start: -0.5, step: 0.1, steps: 15, absolute: false };
-        each_block(x, importance, out, |x, importance| {
-            let Encoded { d, dmin, scales, q } = encode(x, importance, 31, coarse);
-            let qh =
-                std::array::from_fn(|l| (0..8).fold(0, |byte, g| byte | (q[32 * g + l] >> 4) << g));
-            Self { d, dmin, scales, qh, qs: pack_low(&q) }
-        });
+        for (x, importance, out) in batches::<Self, BATCH>(x, importance, out) {
+            let encoded = encode(x, importance, 31, coarse);
+            for (out, Encoded { d, dmin, scales, q }) in out.iter_mut().zip(encoded) {
+                *out = Self { d, dmin, scales, qh: pack_high(&q), qs: pack_low(&q) };
+            }
+        }
     }
 }

@@ -2,8 +2,9 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{QK_K, chunk, each_block, scatter};
-use crate::fit::{Lanes, TINY, fit_signed_lanes, transpose};
+use super::{QK_K, batches, chunk, pack_pairs};
+use crate::fit::{TINY, fit_signed};
+use crate::lanes::{LANES, Lanes, map, transpose};
 use crate::round::{nearest_int, signed_max};
 use crate::{Block, DType, Encode, Half, block::check_layout};
 
@@ -27,6 +28,7 @@ impl Block for BlockQ6K {
     const DTYPE: DType = DType::Q6_K;
     const LEN: usize = QK_K;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = self.d.to_f32();
         for (g, (out, scale)) in chunk(out).chunks_exact_mut(16).zip(self.scales).enumerate() {
@@ -43,39 +45,51 @@ impl Block for BlockQ6K {
 }
 
 impl Encode for BlockQ6K {
+    #[inline(always)]
     fn encode_row(x: &[f32], importance: Option<&[f32]>, out: &mut [Self]) {
-        each_block(x, importance, out, encode);
+        for (x, importance, out) in batches::<Self, 1>(x, importance, out) {
+            out[0] = encode(&x[0], importance);
+        }
     }
 }
 
-fn encode(x: &[f32; QK_K], importance: Option<&[f32; QK_K]>) -> BlockQ6K {
-    let lanes: Lanes<f32, 16, 16> = transpose(x);
+#[inline(always)]
+fn encode(x: &[f32; QK_K], importance: Option<&[f32]>) -> BlockQ6K {
+    let lanes: Lanes<f32, 16> = transpose(x);
     let weights = match importance {
-        None => lanes.map(|x| x.map(|v| v * v)),
+        None => map(&lanes, |_, x| x * x),
         Some(importance) => transpose(importance),
     };
-    let fit = fit_signed_lanes(&lanes, &weights, 32);
+    let fit = fit_signed(&lanes, &weights, 32);
     let max = signed_max(&fit.scale);
     if max.abs() < TINY {
         return BlockQ6K::zeroed();
     }
     let inverse = -128.0 / max;
     let d = Half::from_f32(1.0 / inverse);
-    let scales = fit.scale.map(|s| nearest_int(inverse * s).min(127) as i8);
+    let mut scales = [0i8; LANES];
+    for g in 0..LANES {
+        scales[g] = nearest_int(inverse * fit.scale[g]).min(127) as i8;
+    }
     let mut q = [0u8; QK_K];
-    scatter(&fit.q, 0, &mut q);
-    for ((x, q), scale) in x.chunks_exact(16).zip(q.chunks_exact_mut(16)).zip(scales) {
-        let dl = d.to_f32() * f32::from(scale);
+    for (g, (x, q)) in x.as_chunks::<16>().0.iter().zip(q.as_chunks_mut::<16>().0).enumerate() {
+        let dl = d.to_f32() * f32::from(scales[g]);
         if dl == 0.0 {
+            *q = fit.levels(g, x);
             continue;
         }
-        for (x, q) in x.iter().zip(q) {
-            *q = (nearest_int(x / dl).clamp(-32, 31) + 32) as u8;
+        for i in 0..16 {
+            q[i] = (nearest_int(x[i] / dl).clamp(-32, 31) + 32) as u8;
         }
     }
-    let ql = std::array::from_fn(|i| {
-        let at = i / 64 * 128 + i % 64;
-        (q[at] & 15) | q[at + 64] << 4
-    });
-    BlockQ6K { ql, qh: super::pack_pairs(&q.map(|q| q >> 4)), scales, d }
+    let mut ql = [0; 128];
+    for (ql, q) in ql.as_chunks_mut::<64>().0.iter_mut().zip(q.as_chunks::<128>().0) {
+        for l in 0..64 {
+            ql[l] = (q[l] & 15) | q[l + 64] << 4;
+        }
+    }
+    for q in &mut q {
+        *q >>= 4;
+    }
+    BlockQ6K { ql, qh: pack_pairs(&q), scales, d }
 }

@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::{QK_K, chunk, each_block};
+use super::{QK_K, batches, chunk};
 use crate::round::{nearest_int, signed_max};
 use crate::{Block, DType, Encode, Word, block::check_layout};
 
@@ -24,6 +24,7 @@ impl Block for BlockQ8K {
     const DTYPE: DType = DType::Q8_K;
     const LEN: usize = QK_K;
 
+    #[inline(always)]
     fn decode(&self, out: &mut [f32]) {
         let d = f32::from_le_bytes(self.d);
         for (x, q) in chunk(out).iter_mut().zip(self.qs) {
@@ -34,17 +35,28 @@ impl Block for BlockQ8K {
 
 impl Encode for BlockQ8K {
     /// The importance changes nothing: the largest magnitude alone sets the scale.
+    #[inline(always)]
     fn encode_row(x: &[f32], _importance: Option<&[f32]>, out: &mut [Self]) {
-        each_block(x, None, out, |x, _| {
-            let max = signed_max(x);
-            if max == 0.0 {
-                return Self::zeroed();
-            }
-            let inverse = -127.0 / max;
-            let qs = x.map(|v| nearest_int(inverse * v).min(127) as i8);
-            let sum = |g: usize| qs[16 * g..][..16].iter().map(|&q| i16::from(q)).sum::<i16>();
-            let bsums = std::array::from_fn(|g| Word::new(sum(g) as u16));
-            Self { d: (1.0 / inverse).to_le_bytes(), qs, bsums }
-        });
+        for (x, _, out) in batches::<Self, 1>(x, None, out) {
+            out[0] = encode(&x[0]);
+        }
     }
+}
+
+#[inline(always)]
+fn encode(x: &[f32; QK_K]) -> BlockQ8K {
+    let max = signed_max(x);
+    if max == 0.0 {
+        return BlockQ8K::zeroed();
+    }
+    let inverse = -127.0 / max;
+    let mut qs = [0; QK_K];
+    for i in 0..QK_K {
+        qs[i] = nearest_int(inverse * x[i]).min(127) as i8;
+    }
+    let mut bsums = [Word::default(); 16];
+    for (sum, q) in bsums.iter_mut().zip(qs.as_chunks::<16>().0) {
+        *sum = Word::new(q.iter().map(|&q| i16::from(q)).sum::<i16>() as u16);
+    }
+    BlockQ8K { d: (1.0 / inverse).to_le_bytes(), qs, bsums }
 }

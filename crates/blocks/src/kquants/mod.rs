@@ -15,79 +15,73 @@ pub use k6::BlockQ6K;
 pub use k8::BlockQ8K;
 pub use k45::{BlockQ4K, BlockQ5K, unpack_scales_mins};
 
+use crate::Block;
+use crate::lanes::{LANES, Lanes, transpose};
+
 /// Elements a super-block.
 pub const QK_K: usize = 256;
 
 /// 256 two-bit numbers in 64 bytes: byte 32 h + l holds elements 128 h + l + {0, 32, 64, 96}, from
 /// its low bits up.
+#[inline(always)]
 fn pack_pairs(q: &[u8; QK_K]) -> [u8; 64] {
-    std::array::from_fn(|i| {
-        let at = i / 32 * 128 + i % 32;
-        q[at] | q[at + 32] << 2 | q[at + 64] << 4 | q[at + 96] << 6
-    })
+    let mut packed = [0; 64];
+    for (packed, q) in packed.as_chunks_mut::<32>().0.iter_mut().zip(q.as_chunks::<128>().0) {
+        for l in 0..32 {
+            packed[l] = q[l] | q[l + 32] << 2 | q[l + 64] << 4 | q[l + 96] << 6;
+        }
+    }
+    packed
 }
 
 /// The sum of squares, in order.
-fn square_sum(x: &[f32]) -> f32 {
+#[inline(always)]
+fn square_sum(x: &[f32; QK_K]) -> f32 {
     x.iter().fold(0.0, |s, v| s + v * v)
 }
 
-/// Lanes back to one array: `[i][g]` becomes element `N * g + i`, from `first` on.
-fn scatter<const N: usize, const W: usize>(
-    q: &crate::fit::Lanes<u8, N, W>,
-    first: usize,
-    out: &mut [u8; QK_K],
-) {
-    for (i, q) in q.iter().enumerate() {
-        for (g, &q) in q.iter().enumerate() {
-            out[first + N * g + i] = q;
-        }
-    }
-}
+/// Super-blocks of a row, their importances, and where they go.
+type Batch<'a, B> = (&'a [[f32; QK_K]], Option<&'a [f32]>, &'a mut [B]);
 
-/// The importances of a super-block of a row.
-fn importance_of(importance: Option<&[f32]>, index: usize) -> Option<&[f32; QK_K]> {
-    importance.map(|i| i[QK_K * index..][..QK_K].try_into().expect("256 of them"))
-}
-
-/// Encodes each super-block of a row.
-fn each_block<B: crate::Block>(
-    x: &[f32],
-    importance: Option<&[f32]>,
-    out: &mut [B],
-    encode: impl Fn(&[f32; QK_K], Option<&[f32; QK_K]>) -> B,
-) {
+/// The super-blocks of a row, up to `P` at a time: as many as fill the lanes.
+#[inline(always)]
+fn batches<'a, B: Block, const P: usize>(
+    x: &'a [f32],
+    importance: Option<&'a [f32]>,
+    out: &'a mut [B],
+) -> impl Iterator<Item = Batch<'a, B>> {
     assert_eq!(x.len(), out.len() * QK_K, "as long as the blocks");
     assert!(importance.is_none_or(|i| i.len() == x.len()), "one importance a column");
-    for (i, (block, x)) in out.iter_mut().zip(x.as_chunks().0).enumerate() {
-        *block = encode(x, importance_of(importance, i));
-    }
+    let batches = x.as_chunks::<QK_K>().0.chunks(P).zip(out.chunks_mut(P));
+    batches.enumerate().map(move |(i, (x, out))| {
+        (x, importance.map(|w| &w[QK_K * P * i..][..QK_K * x.len()]), out)
+    })
 }
 
 /// The output as an array, so that loops need no bounds checks.
+#[inline(always)]
 fn chunk(out: &mut [f32]) -> &mut [f32; QK_K] {
     out.try_into().expect("as long as a block")
 }
 
-/// The weights of a group's elements: importance * sqrt(sigma2 + x^2).
-fn weights<const N: usize, const W: usize>(
-    x: &crate::fit::Lanes<f32, N, W>,
+/// The weights of the elements: importance * sqrt(m + x^2), m being `factor` times the mean square
+/// of the group's super-block.
+#[inline(always)]
+fn weights<const N: usize>(
+    x: &[[f32; QK_K]],
+    lanes: &Lanes<f32, N>,
     importance: &[f32],
-    sigma2: f32,
-) -> crate::fit::Lanes<f32, N, W> {
-    let importance: crate::fit::Lanes<f32, N, W> = crate::fit::transpose(importance);
-    std::array::from_fn(|i| {
-        std::array::from_fn(|g| importance[i][g] * (sigma2 + x[i][g] * x[i][g]).sqrt())
-    })
-}
-
-/// The sum of each group's weights, in order.
-fn lane_sums<const N: usize, const W: usize>(w: &crate::fit::Lanes<f32, N, W>) -> [f32; W] {
-    let mut sums = [0.0f32; W];
-    for w in w {
-        for g in 0..W {
-            sums[g] += w[g];
+    factor: f32,
+) -> Lanes<f32, N> {
+    let mut mean_square = [0.0; LANES];
+    for (x, lanes) in x.iter().zip(mean_square.chunks_mut(QK_K / N)) {
+        lanes.fill(factor * square_sum(x) / QK_K as f32);
+    }
+    let mut weights = transpose(importance);
+    for i in 0..N {
+        for g in 0..LANES {
+            weights[i][g] *= (mean_square[g] + lanes[i][g] * lanes[i][g]).sqrt();
         }
     }
-    sums
+    weights
 }

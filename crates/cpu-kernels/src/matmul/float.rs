@@ -126,7 +126,7 @@ fn decode_rows(
 
 /// Decodes whole blocks whose lengths have been checked.
 pub(crate) fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
-    blocks::decode(dtype, bytes, out).expect("lengths have been checked");
+    crate::codec::decode(dtype, bytes, out).expect("lengths have been checked");
 }
 
 /// Widens 16 rows of up to 64 elements to f32, interleaved. Columns past the tile's end, up to
