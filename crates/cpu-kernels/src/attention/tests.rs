@@ -139,6 +139,7 @@ proptest! {
             scale: 1.0 / (head_dim as f32).sqrt(),
             softcap,
             kv_dtype: dtype,
+            algorithm: AttentionAlgorithm::Tiled,
         };
         check_case(&cfg, len, queries, &cuts, window, seed);
     }
@@ -153,6 +154,7 @@ fn what_a_row_does_not_see_cannot_touch_it() {
         scale: 0.25,
         softcap: None,
         kv_dtype: DType::F32,
+        algorithm: AttentionAlgorithm::Tiled,
     };
     let mut kv = vec![1.0f32; 4 * 16];
     kv[2 * 16..].fill(f32::NAN);
@@ -176,6 +178,7 @@ fn wrong_arguments_are_errors() {
         scale: 1.0,
         softcap: None,
         kv_dtype: DType::F16,
+        algorithm: AttentionAlgorithm::Tiled,
     };
     let bytes = vec![0u8; 3 * 2 * 8 * 2];
     let runs = [KvRun { keys: &bytes, values: &bytes, len: 3 }];
@@ -193,6 +196,8 @@ fn wrong_arguments_are_errors() {
     assert!(matches!(run(&cfg, &long, 0, 3, 32), Err(KernelError::Length { .. })));
     let heads = AttentionConfig { n_kv_heads: 3, ..cfg };
     assert!(matches!(run(&heads, &runs, 0, 3, 32), Err(KernelError::Heads { .. })));
-    let dtype = AttentionConfig { kv_dtype: DType::Q8_0, ..cfg };
+    let dtype = AttentionConfig { kv_dtype: DType::Q4_0, ..cfg };
     assert!(matches!(run(&dtype, &runs, 0, 3, 32), Err(KernelError::UnsupportedDType { .. })));
+    let blocks = AttentionConfig { kv_dtype: DType::Q8_0, ..cfg };
+    assert!(matches!(run(&blocks, &runs, 0, 3, 32), Err(KernelError::PartialBlock { .. })));
 }

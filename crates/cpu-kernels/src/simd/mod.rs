@@ -74,6 +74,8 @@ pub(crate) trait Simd: Copy {
     fn widen_f16(self, from: &[u8; 32]) -> Self::F;
     /// 16 bf16 in a row.
     fn widen_bf16(self, from: &[u8; 32]) -> Self::F;
+    /// 16 signed bytes in a row.
+    fn widen_i8(self, from: &[u8; 16]) -> Self::F;
 
     /// 16 bytes at `at` of each of 16 rows, as four lines: line `i` has bytes `4i..4i+4` of row
     /// `r` in lane `r`.
