@@ -26,7 +26,8 @@ pub struct KvLayout {
     pub n_kv_heads: usize,
     /// Elements a head.
     pub head_dim: usize,
-    /// How keys and values are stored: `F32`, `F16` or `BF16`.
+    /// How keys and values are stored: `F32`, `F16`, `BF16`, or `Q8_0` where heads are whole blocks
+    /// of 32.
     pub dtype: DType,
 }
 
@@ -39,6 +40,40 @@ impl KvLayout {
     /// Bytes that one token takes: `2 * layers * kv_heads * head_dim * bytes`.
     pub fn bytes_per_token(&self) -> usize {
         2 * self.layers * self.width() * self.dtype.block_bytes() / self.dtype.block_len()
+    }
+
+    /// Whether keys and values can be stored so.
+    ///
+    /// # Errors
+    /// [`KvError::UnsupportedDType`], [`KvError::PartialBlock`].
+    pub fn check(&self) -> Result<(), KvError> {
+        let &Self { head_dim, dtype, .. } = self;
+        match dtype {
+            DType::F32 | DType::F16 | DType::BF16 => Ok(()),
+            DType::Q8_0 if dtype.bytes_for(head_dim).is_some() => Ok(()),
+            DType::Q8_0 => Err(KvError::PartialBlock { dtype, head_dim }),
+            other => Err(KvError::UnsupportedDType(other)),
+        }
+    }
+
+    /// Writes keys or values of whole slots as this layout stores them: `source` of
+    /// [`width`](Self::width) elements a slot, `bytes` of [`slot_bytes`](Self::slot_bytes).
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check); [`KvError::Width`] if the lengths do not agree.
+    pub fn store(&self, source: &[f32], bytes: &mut [u8]) -> Result<(), KvError> {
+        self.check()?;
+        let expected = bytes.len() / self.slot_bytes().max(1) * self.width();
+        if source.len() != expected {
+            return Err(KvError::Width { expected, got: source.len() });
+        }
+        store(self.dtype, self.width(), source, bytes);
+        Ok(())
+    }
+
+    /// Bytes of one position's keys (as many of its values) in one layer.
+    pub fn slot_bytes(&self) -> usize {
+        self.width() / self.dtype.block_len() * self.dtype.block_bytes()
     }
 }
 
@@ -65,8 +100,19 @@ pub enum KvError {
         len: usize,
     },
     /// Keys and values cannot be stored as this type.
-    #[error("the key-value cache cannot hold {0}; use F32, F16 or BF16")]
+    #[error("the key-value cache cannot hold {0}; use F32, F16, BF16 or Q8_0")]
     UnsupportedDType(DType),
+    /// A head ends within a block of this type.
+    #[error(
+        "the key-value cache cannot hold {dtype}: heads of {head_dim} elements are no whole blocks of {}",
+        dtype.block_len()
+    )]
+    PartialBlock {
+        /// The type asked for.
+        dtype: DType,
+        /// Elements of a head.
+        head_dim: usize,
+    },
     /// Keys or values of another width than the layout's.
     #[error("keys and values of {got} elements, the cache holds {expected}")]
     Width {
@@ -155,18 +201,10 @@ impl ContiguousKvCache {
     /// A cache of at most `capacity` slots over all sequences.
     ///
     /// # Errors
-    /// [`KvError::UnsupportedDType`].
+    /// Those of [`KvLayout::check`].
     pub fn new(layout: KvLayout, capacity: usize) -> Result<Self, KvError> {
-        match layout.dtype {
-            DType::F32 | DType::F16 | DType::BF16 => {
-                Ok(Self { layout, capacity, used: 0, seqs: HashMap::new() })
-            }
-            other => Err(KvError::UnsupportedDType(other)),
-        }
-    }
-
-    fn slot_bytes(&self) -> usize {
-        self.layout.width() * self.layout.dtype.block_bytes()
+        layout.check()?;
+        Ok(Self { layout, capacity, used: 0, seqs: HashMap::new() })
     }
 
     fn sequence(&self, seq: SeqId, slots: &Range<usize>) -> Result<&Sequence, KvError> {
@@ -191,7 +229,7 @@ impl KvCache for ContiguousKvCache {
         if slots > free {
             return Err(KvError::OutOfSpace { needed: slots, free });
         }
-        let slot_bytes = self.slot_bytes();
+        let slot_bytes = self.layout.slot_bytes();
         let layers = self.layout.layers;
         let s = self.seqs.entry(seq).or_insert_with(|| Sequence {
             len: 0,
@@ -213,8 +251,7 @@ impl KvCache for ContiguousKvCache {
         keys: &[f32],
         values: &[f32],
     ) -> Result<(), KvError> {
-        let (width, slot_bytes, dtype) =
-            (self.layout.width(), self.slot_bytes(), self.layout.dtype);
+        let (width, slot_bytes) = (self.layout.width(), self.layout.slot_bytes());
         if keys.len() != values.len() || !keys.len().is_multiple_of(width) {
             return Err(KvError::Width { expected: keys.len(), got: values.len() });
         }
@@ -223,7 +260,7 @@ impl KvCache for ContiguousKvCache {
         let s = self.seqs.get_mut(&seq).expect("looked up just above");
         let bytes = slots.start * slot_bytes..slots.end * slot_bytes;
         for (side, source) in s.layers[layer].iter_mut().zip([keys, values]) {
-            store(dtype, source, &mut side[bytes.clone()]);
+            store(self.layout.dtype, width, source, &mut side[bytes.clone()]);
         }
         Ok(())
     }
@@ -236,7 +273,7 @@ impl KvCache for ContiguousKvCache {
         out: &mut Vec<KvRun<'a>>,
     ) -> Result<(), KvError> {
         let s = self.sequence(seq, &slots)?;
-        let slot_bytes = self.slot_bytes();
+        let slot_bytes = self.layout.slot_bytes();
         let bytes = slots.start * slot_bytes..slots.end * slot_bytes;
         if !slots.is_empty() {
             let [keys, values] = &s.layers[layer];
@@ -261,7 +298,7 @@ impl KvCache for ContiguousKvCache {
         if prefix > len {
             return Err(KvError::NoSuchSlot { seq, slot: prefix, len });
         }
-        let slot_bytes = self.slot_bytes();
+        let slot_bytes = self.layout.slot_bytes();
         if let Some(s) = self.seqs.get_mut(&seq) {
             s.len = prefix + kept.len();
             for side in s.layers.iter_mut().flatten() {
@@ -282,8 +319,8 @@ impl KvCache for ContiguousKvCache {
     }
 }
 
-/// Writes elements as `dtype`; the lengths agree.
-fn store(dtype: DType, source: &[f32], bytes: &mut [u8]) {
+/// Writes slots of `width` elements as `dtype`; the lengths agree.
+fn store(dtype: DType, width: usize, source: &[f32], bytes: &mut [u8]) {
     match dtype {
         DType::F32 => bytes.copy_from_slice(bytemuck::cast_slice(source)),
         DType::F16 => {
@@ -302,7 +339,7 @@ fn store(dtype: DType, source: &[f32], bytes: &mut [u8]) {
                 to.copy_from_slice(bytemuck::cast_slice(&buffer[..from.len()]));
             }
         }
-        _ => unreachable!("refused when the cache was made"),
+        _ => blocks::encode(dtype, source, width, None, bytes).expect("slots are whole blocks"),
     }
 }
 

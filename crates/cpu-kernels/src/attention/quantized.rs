@@ -3,6 +3,7 @@
 //! Queries are rounded to int8 with one scale for each 32 elements, as llama.cpp does: an error of
 //! at most 1/254 of the largest of the 32. Sums are exact over 32 elements, in f32 over blocks.
 
+use super::runs::Ahead;
 use super::tile::Vector;
 use super::unpack::{BLOCK, BLOCK_BYTES, scales};
 use crate::simd::{Line, Simd, Tile};
@@ -28,32 +29,40 @@ struct QueryBlock {
 }
 
 impl Int8Queries {
-    /// Takes the place of what was there by `x`, whole blocks.
+    /// Takes the place of what was there by `x`, whole blocks. Loops without closures, so that
+    /// they are compiled for the instructions of their caller.
+    #[inline(always)]
     pub(super) fn round(&mut self, x: &[f32]) {
-        self.blocks.clear();
-        self.blocks.extend(x.as_chunks::<BLOCK>().0.iter().map(|x| {
-            // Sixteen maxima side by side can be one instruction.
-            let mut largest = [0.0f32; 16];
-            for x in x.as_chunks::<16>().0 {
-                for (largest, x) in largest.iter_mut().zip(x) {
-                    *largest = if x.abs() > *largest { x.abs() } else { *largest };
-                }
+        let (x, _) = x.as_chunks::<BLOCK>();
+        self.blocks.resize(x.len(), QueryBlock { words: [0; WORDS], start: 0, scale: 0.0 });
+        for (block, x) in self.blocks.iter_mut().zip(x) {
+            let mut largest = 0u32;
+            for x in x {
+                // Non-negative floats compare as their bits, NaN above infinity.
+                largest = largest.max(x.to_bits() & 0x7fff_ffff);
             }
-            let largest = largest.into_iter().fold(0.0f32, f32::max);
-            let inverse = if largest < 1e-30 { 0.0 } else { 127.0 / largest };
+            let largest = f32::from_bits(largest);
+            let inverse = 127.0 / largest;
+            if !largest.is_finite() || !inverse.is_finite() {
+                // What is not finite must not look like a number; too small a one is nothing.
+                let scale = if largest.is_finite() { 0.0 } else { f32::NAN };
+                *block = QueryBlock { words: [0; WORDS], start: 0, scale };
+                continue;
+            }
             // Adding 1.5 * 2^23 leaves the nearest integer, ties to even, in the low bits.
             const ROUND: f32 = 12_582_912.0;
-            let q = x.map(|x| (x * inverse + ROUND).to_bits() as i8);
-            let mut words = [0; WORDS];
-            for (word, q) in words.iter_mut().zip(q.as_chunks::<4>().0) {
-                *word = i32::from_le_bytes(q.map(|q| q as u8));
+            let (mut q, mut sum) = ([0u8; BLOCK], 0);
+            for (q, x) in q.iter_mut().zip(x) {
+                let byte = (x * inverse + ROUND).to_bits() as i8;
+                *q = byte as u8;
+                sum += i32::from(byte);
             }
-            let sum: i32 = q.iter().map(|&q| i32::from(q)).sum();
-            // What is not finite must not look like a number.
-            let finite = x.iter().all(|x| x.is_finite());
-            let scale = if finite { largest / 127.0 } else { f32::NAN };
-            QueryBlock { words, start: -128 * sum, scale }
-        }));
+            for (word, q) in block.words.iter_mut().zip(q.as_chunks::<4>().0) {
+                *word = i32::from_le_bytes(*q);
+            }
+            block.start = -128 * sum;
+            block.scale = largest / 127.0;
+        }
     }
 }
 
@@ -96,8 +105,10 @@ impl Int8Keys {
     }
 }
 
-/// `scores[i * stride + g]` = products of query `first + i` with the keys of group `g`.
+/// `scores[i * stride + g]` = products of query `first + i` with the keys of group `g`. Each word
+/// of a query asks for one more line of `ahead`.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 pub(super) fn sweep<S: Simd>(
     s: S,
     keys: &Int8Keys,
@@ -106,6 +117,7 @@ pub(super) fn sweep<S: Simd>(
     (first, m): (usize, usize),
     scores: &mut [Vector],
     stride: usize,
+    ahead: &mut Ahead<'_>,
 ) {
     let keys = &keys.blocks[..];
     let queries = &queries.blocks[first * keys.len()..];
@@ -116,12 +128,12 @@ pub(super) fn sweep<S: Simd>(
         while i < m {
             let (queries, scores) = (&queries[i * keys.len()..], &mut scores[i * stride + g..]);
             i += match (quad, m - i) {
-                (true, 3..) => tile::<S, GROUPS, 3>(s, keys, g, queries, scores, stride),
-                (true, 2) => tile::<S, GROUPS, 2>(s, keys, g, queries, scores, stride),
-                (true, _) => tile::<S, GROUPS, 1>(s, keys, g, queries, scores, stride),
-                (false, 3..) => tile::<S, 1, 3>(s, keys, g, queries, scores, stride),
-                (false, 2) => tile::<S, 1, 2>(s, keys, g, queries, scores, stride),
-                (false, _) => tile::<S, 1, 1>(s, keys, g, queries, scores, stride),
+                (true, 3..) => tile::<S, GROUPS, 3>(s, keys, g, queries, scores, stride, ahead),
+                (true, 2) => tile::<S, GROUPS, 2>(s, keys, g, queries, scores, stride, ahead),
+                (true, _) => tile::<S, GROUPS, 1>(s, keys, g, queries, scores, stride, ahead),
+                (false, 3..) => tile::<S, 1, 3>(s, keys, g, queries, scores, stride, ahead),
+                (false, 2) => tile::<S, 1, 2>(s, keys, g, queries, scores, stride, ahead),
+                (false, _) => tile::<S, 1, 1>(s, keys, g, queries, scores, stride, ahead),
             };
         }
         g += if quad { GROUPS } else { 1 };
@@ -137,6 +149,7 @@ fn tile<S: Simd, const G: usize, const M: usize>(
     queries: &[QueryBlock],
     scores: &mut [Vector],
     stride: usize,
+    ahead: &mut Ahead<'_>,
 ) -> usize {
     let mut rows = [&queries[..keys.len()]; M];
     for i in 0..M {
@@ -152,6 +165,7 @@ fn tile<S: Simd, const G: usize, const M: usize>(
             }
         }
         for w in 0..WORDS {
+            ahead.step();
             let lines = &key.lines[w * GROUPS + first..][..G];
             for i in 0..M {
                 let a = s.splat_i(rows[i][b].words[w]);

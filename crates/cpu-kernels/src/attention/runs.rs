@@ -102,19 +102,62 @@ impl<'a> Cursor<'a> {
         Tile::new(pad, len, len)
     }
 
-    /// Asks for a head's part of up to `n` rows from `position` on, if they are there, to be
-    /// brought to the second-level cache.
+    /// A head's part of up to `n` rows from `position` on that lie in one run, to be prefetched.
     #[inline(always)]
-    pub(super) fn prefetch(mut self, position: usize, n: usize, head: HeadBytes, part: Part) {
+    pub(super) fn ahead(
+        mut self,
+        position: usize,
+        n: usize,
+        head: HeadBytes,
+        part: Part,
+    ) -> Ahead<'a> {
         self.seek(position);
         if self.run == self.runs.len() {
-            return;
+            return Ahead::nothing();
         }
         let (bytes, rows) = self.rows(position, part, head.row);
-        if head.row <= Tile::MAX_STRIDE {
-            for r in (0..n.min(rows).saturating_sub(LANES - 1)).step_by(LANES) {
-                Tile::new(&bytes[r * head.row + head.at..], head.row, head.len).prefetch(0);
-            }
+        Ahead { bytes: &bytes[head.at..], row: head.row, len: head.len, rows: n.min(rows), at: 0 }
+    }
+}
+
+/// Bytes that will be needed soon: equal parts of some rows. They are asked for a line at a time
+/// between other work, since many at once would wait for each other.
+pub(super) struct Ahead<'a> {
+    /// From the part of the next row on.
+    bytes: &'a [u8],
+    /// Distance of rows, bytes of the part.
+    row: usize,
+    len: usize,
+    /// Rows left.
+    rows: usize,
+    /// Bytes of the next row that have been asked for.
+    at: usize,
+}
+
+impl Ahead<'_> {
+    pub(super) fn nothing() -> Self {
+        Ahead { bytes: &[], row: 0, len: 0, rows: 0, at: 0 }
+    }
+
+    /// Asks for one line to be brought to the second-level cache.
+    #[inline(always)]
+    pub(super) fn step(&mut self) {
+        if self.rows == 0 {
+            return;
+        }
+        const CACHE_LINE: usize = 64;
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            let line = self.bytes.as_ptr().wrapping_add(self.at);
+            // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+        }
+        self.at += CACHE_LINE;
+        if self.at >= self.len {
+            self.at = 0;
+            self.rows -= 1;
+            self.bytes = self.bytes.get(self.row..).unwrap_or_default();
         }
     }
 }

@@ -1,11 +1,13 @@
 //! Panels in the first-level cache times many queries, in register tiles.
 
+use super::runs::Ahead;
 use super::tile::Vector;
 use crate::simd::Simd;
 
 /// `sums[i * strides.1 + g] = sum_k panel[k * width + g] x[i * strides.0 + k]`, or with that added
 /// to it unless `FRESH`, for `i` in `0..m`, `g` in `0..groups` and `k` in `0..depth`: one fused
-/// multiply-add after the other for each lane, whatever else is computed beside it.
+/// multiply-add after the other for each lane, whatever else is computed beside it. Each step asks
+/// for one more line of `ahead`.
 #[inline(always)]
 #[allow(clippy::too_many_arguments)]
 pub(super) fn sweep<S: Simd, const FRESH: bool>(
@@ -17,6 +19,7 @@ pub(super) fn sweep<S: Simd, const FRESH: bool>(
     m: usize,
     sums: &mut [Vector],
     strides: (usize, usize),
+    ahead: &mut Ahead<'_>,
 ) {
     let mut g = 0;
     while g < groups {
@@ -28,14 +31,14 @@ pub(super) fn sweep<S: Simd, const FRESH: bool>(
             i += match (quad, m - i) {
                 // Eight are better taken as twice four than as six and two.
                 (true, 6 | 7 | 9 | 10..) => {
-                    tile::<S, FRESH, 4, 6>(s, panel, width, depth, x, sums, strides)
+                    tile::<S, FRESH, 4, 6>(s, panel, width, depth, x, sums, strides, ahead)
                 }
-                (true, 4..) => tile::<S, FRESH, 4, 4>(s, panel, width, depth, x, sums, strides),
-                (true, 2..) => tile::<S, FRESH, 4, 2>(s, panel, width, depth, x, sums, strides),
-                (true, _) => tile::<S, FRESH, 4, 1>(s, panel, width, depth, x, sums, strides),
-                (false, 6..) => tile::<S, FRESH, 1, 6>(s, panel, width, depth, x, sums, strides),
-                (false, 2..) => tile::<S, FRESH, 1, 2>(s, panel, width, depth, x, sums, strides),
-                (false, _) => tile::<S, FRESH, 1, 1>(s, panel, width, depth, x, sums, strides),
+                (true, 4..) => tile::<S, FRESH, 4, 4>(s, panel, width, depth, x, sums, strides, ahead),
+                (true, 2..) => tile::<S, FRESH, 4, 2>(s, panel, width, depth, x, sums, strides, ahead),
+                (true, _) => tile::<S, FRESH, 4, 1>(s, panel, width, depth, x, sums, strides, ahead),
+                (false, 6..) => tile::<S, FRESH, 1, 6>(s, panel, width, depth, x, sums, strides, ahead),
+                (false, 2..) => tile::<S, FRESH, 1, 2>(s, panel, width, depth, x, sums, strides, ahead),
+                (false, _) => tile::<S, FRESH, 1, 1>(s, panel, width, depth, x, sums, strides, ahead),
             };
         }
         g += if quad { 4 } else { 1 };
@@ -44,6 +47,7 @@ pub(super) fn sweep<S: Simd, const FRESH: bool>(
 
 /// `G` groups by `M` queries in registers. Returns `M`.
 #[inline(always)]
+#[allow(clippy::too_many_arguments)]
 fn tile<S: Simd, const FRESH: bool, const G: usize, const M: usize>(
     s: S,
     panel: &[Vector],
@@ -52,6 +56,7 @@ fn tile<S: Simd, const FRESH: bool, const G: usize, const M: usize>(
     x: &[f32],
     sums: &mut [Vector],
     (x_stride, sums_stride): (usize, usize),
+    ahead: &mut Ahead<'_>,
 ) -> usize {
     let mut rows = [&x[..depth]; M];
     for i in 0..M {
@@ -66,6 +71,7 @@ fn tile<S: Simd, const FRESH: bool, const G: usize, const M: usize>(
         }
     }
     for k in 0..depth {
+        ahead.step();
         let lines = &panel[k * width..][..G];
         let mut w = [s.splat_f(0.0); G];
         for g in 0..G {

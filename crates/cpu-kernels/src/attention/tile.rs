@@ -2,7 +2,7 @@
 
 use super::plan::{Piece, Plan, Split};
 use super::quantized::{self, Int8Keys, Int8Queries};
-use super::runs::{Cursor, HeadBytes, Part};
+use super::runs::{Ahead, Cursor, HeadBytes, Part};
 use super::softmax::{absorb, finish, weigh};
 use super::sweep::sweep;
 use super::{AttentionConfig, QueryRow, SPAN, TILE, unpack};
@@ -95,7 +95,10 @@ impl Op for PieceOp<'_> {
         scratch.x.clear();
         for row in block.rows.clone() {
             let at = (row * n_heads + piece.kv_head * shared) * head_dim;
-            scratch.x.extend(q[at..at + shared * head_dim].iter().map(|x| x * scale));
+            scratch.x.extend_from_slice(&q[at..at + shared * head_dim]);
+        }
+        for x in &mut scratch.x {
+            *x *= scale;
         }
         if kv_dtype == DType::Q8_0 {
             scratch.int8.round(&scratch.x);
@@ -242,14 +245,16 @@ impl TileAt<'_> {
                     unpack::keys(s, kv_dtype, tile, &mut panel[g..], GROUPS);
                 }
             }
-            cursor.prefetch(start + at, n, head, Part::Values);
+            let ahead = &mut cursor.ahead(start + at, n, head, Part::Values);
             let (first, m) = (rows.start * shared, rows.len() * shared);
             let scores = &mut scores[first * SCORES + at / LANES..];
             if kv_dtype == DType::Q8_0 {
-                quantized::sweep(s, int8_keys, groups, int8, (first, m), scores, SCORES);
+                quantized::sweep(s, int8_keys, groups, int8, (first, m), scores, SCORES, ahead);
             } else {
                 let (x, strides) = (&x[first * head_dim..], (head_dim, SCORES));
-                sweep::<S, true>(s, panel, (GROUPS, groups), head_dim, x, m, scores, strides);
+                sweep::<S, true>(
+                    s, panel, (GROUPS, groups), head_dim, x, m, scores, strides, ahead,
+                );
             }
         }
 
@@ -275,9 +280,11 @@ impl TileAt<'_> {
                 let panel = &mut panel[g * LANES * out_groups..];
                 unpack::values(s, kv_dtype, tile, n, panel, out_groups);
             }
-            if more {
-                cursor.prefetch(start + at + TILE, n, head, Part::Keys);
-            }
+            let ahead = &mut if more {
+                cursor.ahead(start + at + TILE, SPAN, head, Part::Keys)
+            } else {
+                Ahead::nothing()
+            };
             // Neighbours that see the same of these positions go together.
             let mut i = 0;
             while i < rows.len() {
@@ -296,6 +303,7 @@ impl TileAt<'_> {
                         (end - i) * shared,
                         sums,
                         (TILE, record),
+                        ahead,
                     );
                 }
                 i = end;
