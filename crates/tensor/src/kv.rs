@@ -349,6 +349,7 @@ mod tests {
 
     fn cache(dtype: DType) -> ContiguousKvCache {
         let layout = KvLayout { layers: 2, n_kv_heads: 1, head_dim: 2, dtype };
+        let layout = KvLayout { head_dim: 2 * dtype.block_len(), ..layout };
         ContiguousKvCache::new(layout, 8).unwrap()
     }
 
@@ -356,25 +357,32 @@ mod tests {
         let mut runs = Vec::new();
         c.runs(layer, seq, 0..c.len(seq), &mut runs).unwrap();
         let bytes: Vec<u8> = runs.iter().flat_map(|r| r.keys).copied().collect();
-        let mut out = vec![0.0; c.len(seq) * 2];
+        let mut out = vec![0.0; c.len(seq) * c.layout.width()];
         blocks::decode(c.layout.dtype, &bytes, &mut out).unwrap();
         out
     }
 
     #[test]
     fn slots_are_written_kept_and_freed() {
-        for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8_0] {
             let (mut c, a, b) = (cache(dtype), SeqId(1), SeqId(2));
             c.reserve(a, 5).unwrap();
-            let k: Vec<f32> = (0..10).map(|i| i as f32).collect();
+            // Halves of slots of one number each, which every type holds exactly.
+            let half = c.layout.width() / 2;
+            let wide = |x: &[f32]| -> Vec<f32> {
+                x.iter().flat_map(|&x| std::iter::repeat_n(x, half)).collect()
+            };
+            let unit = if dtype == DType::Q8_0 { 127.0 } else { 1.0 };
+            let k = wide(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0].map(|x| unit * x));
             c.write(1, a, 0, &k, &k).unwrap();
             c.keep(a, 1, &[2, 4]).unwrap();
-            assert_eq!(keys(&c, 1, a), [0.0, 1.0, 4.0, 5.0, 8.0, 9.0]);
+            let want = wide(&[0.0, 1.0, 4.0, 5.0, 8.0, 9.0].map(|x| unit * x));
+            assert_eq!(keys(&c, 1, a), want, "{dtype}");
             assert_eq!(c.reserve(b, 6), Err(KvError::OutOfSpace { needed: 6, free: 5 }));
             c.reserve(b, 5).unwrap();
             c.remove(b);
             c.truncate(a, 1).unwrap();
-            assert_eq!(keys(&c, 1, a), [0.0, 1.0]);
+            assert_eq!(keys(&c, 1, a), want[..2 * half]);
             c.reserve(b, 7).unwrap();
         }
     }
@@ -389,9 +397,14 @@ mod tests {
         assert!(c.keep(a, 0, &[1, 1]).is_err());
         assert!(c.keep(a, 3, &[]).is_err());
         assert!(c.truncate(SeqId(9), 1).is_err());
-        assert!(
-            ContiguousKvCache::new(KvLayout { dtype: DType::Q4_K, ..c.layout.clone() }, 1).is_err()
-        );
+        let new = |dtype, head_dim| {
+            let layout = KvLayout { dtype, head_dim, ..c.layout.clone() };
+            ContiguousKvCache::new(layout, 1).map(|_| ())
+        };
+        assert_eq!(new(DType::Q4_K, 256), Err(KvError::UnsupportedDType(DType::Q4_K)));
+        let partial = KvError::PartialBlock { dtype: DType::Q8_0, head_dim: 48 };
+        assert_eq!(new(DType::Q8_0, 48), Err(partial));
+        assert_eq!(new(DType::Q8_0, 64), Ok(()));
     }
 
     #[test]
