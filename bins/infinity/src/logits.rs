@@ -31,7 +31,7 @@ pub(crate) struct Args {
     /// Tokens that enter the model at a time
     #[arg(long, default_value_t = 512, value_name = "N")]
     chunk: usize,
-    /// How keys and values are stored: f32, f16 or bf16
+    /// How keys and values are stored: f32, f16, bf16 or q8_0
     #[arg(long, default_value = "f32", value_name = "TYPE")]
     kv_type: DType,
     #[command(flatten)]

@@ -1,9 +1,7 @@
-//! Products per type for one activation row (weights from memory) and for 128 (weights in cache),
-//! and attention for one row and for a chunk of a prompt. Throughput is in weights times rows, or
-//! in positions times heads, a second. `INFINITY_ISA` and `INFINITY_THREADS` choose the path.
+//! Products per type for one activation row (weights from memory) and for 128 (weights in cache).
+//! Throughput is in weights times rows a second. `INFINITY_ISA` and `INFINITY_THREADS` choose the path.
 
 use blocks::DType;
-use cpu_kernels::attention::{AttentionConfig, KvRun, QueryRow, attention};
 use cpu_kernels::matmul::{Activations, Layout, Weight, matmul};
 use cpu_kernels::{Isa, ThreadPool};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -66,32 +64,5 @@ fn products(c: &mut Criterion) {
     }
 }
 
-fn attentions(c: &mut Criterion) {
-    let (pool, isa) = (ThreadPool::global(), Isa::active());
-    let cfg = AttentionConfig {
-        n_heads: 32,
-        n_kv_heads: 4,
-        head_dim: 64,
-        scale: 0.125,
-        softcap: None,
-        kv_dtype: DType::F16,
-    };
-    let mut group = c.benchmark_group(format!("attention {isa} {} threads", pool.threads()));
-    for (n_rows, len) in [(1, 4096), (128, 1024)] {
-        let kv = weights(DType::F16, len, 4 * 64);
-        let runs = [KvRun { keys: &kv, values: &kv, len }];
-        let rows: Vec<QueryRow<'_>> = (0..n_rows)
-            .map(|i| QueryRow { runs: &runs, from: 0, to: len - n_rows + 1 + i })
-            .collect();
-        let q = noise(n_rows * 32 * 64);
-        let mut out = vec![0.0; q.len()];
-        group.throughput(Throughput::Elements((n_rows * len * 32) as u64));
-        group.bench_function(format!("{n_rows} rows, {len} positions"), |b| {
-            b.iter(|| attention(pool, isa, &cfg, black_box(&q), &rows, &mut out));
-        });
-    }
-    group.finish();
-}
-
-criterion_group!(benches, products, attentions);
+criterion_group!(benches, products);
 criterion_main!(benches);

@@ -1,5 +1,6 @@
 use std::sync::Arc;
 
+use cpu_kernels::attention::AttentionAlgorithm;
 use cpu_kernels::matmul::Activations;
 use cpu_kernels::{Isa, ThreadPool};
 
@@ -14,6 +15,7 @@ pub struct Compute {
     pool: Pool,
     isa: Isa,
     activations: Activations,
+    attention: AttentionAlgorithm,
 }
 
 #[derive(Clone, Debug)]
@@ -31,6 +33,7 @@ impl Compute {
             pool: Pool::Global,
             isa: Isa::active(),
             activations: Activations::Int8,
+            attention: AttentionAlgorithm::Tiled,
         }
     }
 
@@ -60,6 +63,12 @@ impl Compute {
         Self { activations, ..self }
     }
 
+    /// The same with another way to compute attention (for comparison).
+    #[must_use]
+    pub fn with_attention(self, attention: AttentionAlgorithm) -> Self {
+        Self { attention, ..self }
+    }
+
     /// Where operations run.
     pub fn device(&self) -> Device {
         self.device
@@ -73,6 +82,11 @@ impl Compute {
     /// How activations enter products with quantized weights.
     pub fn activations(&self) -> Activations {
         self.activations
+    }
+
+    /// How attention is computed.
+    pub fn attention_algorithm(&self) -> AttentionAlgorithm {
+        self.attention
     }
 
     /// The threads that share an operation.

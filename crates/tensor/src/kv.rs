@@ -26,7 +26,8 @@ pub struct KvLayout {
     pub n_kv_heads: usize,
     /// Elements a head.
     pub head_dim: usize,
-    /// How keys and values are stored: `F32`, `F16` or `BF16`.
+    /// How keys and values are stored: `F32`, `F16`, `BF16`, or `Q8_0` where heads are whole blocks
+    /// of 32.
     pub dtype: DType,
 }
 
@@ -39,6 +40,40 @@ impl KvLayout {
     /// Bytes that one token takes: `2 * layers * kv_heads * head_dim * bytes`.
     pub fn bytes_per_token(&self) -> usize {
         2 * self.layers * self.width() * self.dtype.block_bytes() / self.dtype.block_len()
+    }
+
+    /// Whether keys and values can be stored so.
+    ///
+    /// # Errors
+    /// [`KvError::UnsupportedDType`], [`KvError::PartialBlock`].
+    pub fn check(&self) -> Result<(), KvError> {
+        let &Self { head_dim, dtype, .. } = self;
+        match dtype {
+            DType::F32 | DType::F16 | DType::BF16 => Ok(()),
+            DType::Q8_0 if dtype.bytes_for(head_dim).is_some() => Ok(()),
+            DType::Q8_0 => Err(KvError::PartialBlock { dtype, head_dim }),
+            other => Err(KvError::UnsupportedDType(other)),
+        }
+    }
+
+    /// Writes keys or values of whole slots as this layout stores them: `source` of
+    /// [`width`](Self::width) elements a slot, `bytes` of [`slot_bytes`](Self::slot_bytes).
+    ///
+    /// # Errors
+    /// Those of [`check`](Self::check); [`KvError::Width`] if the lengths do not agree.
+    pub fn store(&self, source: &[f32], bytes: &mut [u8]) -> Result<(), KvError> {
+        self.check()?;
+        let expected = bytes.len() / self.slot_bytes().max(1) * self.width();
+        if source.len() != expected {
+            return Err(KvError::Width { expected, got: source.len() });
+        }
+        store(self.dtype, self.width(), source, bytes);
+        Ok(())
+    }
+
+    /// Bytes of one position's keys (as many of its values) in one layer.
+    pub fn slot_bytes(&self) -> usize {
+        self.width() / self.dtype.block_len() * self.dtype.block_bytes()
     }
 }
 
@@ -65,8 +100,19 @@ pub enum KvError {
         len: usize,
     },
     /// Keys and values cannot be stored as this type.
-    #[error("the key-value cache cannot hold {0}; use F32, F16 or BF16")]
+    #[error("the key-value cache cannot hold {0}; use F32, F16, BF16 or Q8_0")]
     UnsupportedDType(DType),
+    /// A head ends within a block of this type.
+    #[error(
+        "the key-value cache cannot hold {dtype}: heads of {head_dim} elements are no whole blocks of {}",
+        dtype.block_len()
+    )]
+    PartialBlock {
+        /// The type asked for.
+        dtype: DType,
+        /// Elements of a head.
+        head_dim: usize,
+    },
     /// Keys or values of another width than the layout's.
     #[error("keys and values of {got} elements, the cache holds {expected}")]
     Width {
@@ -155,18 +201,10 @@ impl ContiguousKvCache {
     /// A cache of at most `capacity` slots over all sequences.
     ///
     /// # Errors
-    /// [`KvError::UnsupportedDType`].
+    /// Those of [`KvLayout::check`].
     pub fn new(layout: KvLayout, capacity: usize) -> Result<Self, KvError> {
-        match layout.dtype {
-            DType::F32 | DType::F16 | DType::BF16 => {
-                Ok(Self { layout, capacity, used: 0, seqs: HashMap::new() })
-            }
-            other => Err(KvError::UnsupportedDType(other)),
-        }
-    }
-
-    fn slot_bytes(&self) -> usize {
-        self.layout.width() * self.layout.dtype.block_bytes()
+        layout.check()?;
+        Ok(Self { layout, capacity, used: 0, seqs: HashMap::new() })
     }
 
     fn sequence(&self, seq: SeqId, slots: &Range<usize>) -> Result<&Sequence, KvError> {
@@ -191,7 +229,7 @@ impl KvCache for ContiguousKvCache {
         if slots > free {
             return Err(KvError::OutOfSpace { needed: slots, free });
         }
-        let slot_bytes = self.slot_bytes();
+        let slot_bytes = self.layout.slot_bytes();
         let layers = self.layout.layers;
         let s = self.seqs.entry(seq).or_insert_with(|| Sequence {
             len: 0,
@@ -213,8 +251,7 @@ impl KvCache for ContiguousKvCache {
         keys: &[f32],
         values: &[f32],
     ) -> Result<(), KvError> {
-        let (width, slot_bytes, dtype) =
-            (self.layout.width(), self.slot_bytes(), self.layout.dtype);
+        let (width, slot_bytes) = (self.layout.width(), self.layout.slot_bytes());
         if keys.len() != values.len() || !keys.len().is_multiple_of(width) {
             return Err(KvError::Width { expected: keys.len(), got: values.len() });
         }
@@ -223,7 +260,7 @@ impl KvCache for ContiguousKvCache {
         let s = self.seqs.get_mut(&seq).expect("looked up just above");
         let bytes = slots.start * slot_bytes..slots.end * slot_bytes;
         for (side, source) in s.layers[layer].iter_mut().zip([keys, values]) {
-            store(dtype, source, &mut side[bytes.clone()]);
+            store(self.layout.dtype, width, source, &mut side[bytes.clone()]);
         }
         Ok(())
     }
@@ -236,7 +273,7 @@ impl KvCache for ContiguousKvCache {
         out: &mut Vec<KvRun<'a>>,
     ) -> Result<(), KvError> {
         let s = self.sequence(seq, &slots)?;
-        let slot_bytes = self.slot_bytes();
+        let slot_bytes = self.layout.slot_bytes();
         let bytes = slots.start * slot_bytes..slots.end * slot_bytes;
         if !slots.is_empty() {
             let [keys, values] = &s.layers[layer];
@@ -261,7 +298,7 @@ impl KvCache for ContiguousKvCache {
         if prefix > len {
             return Err(KvError::NoSuchSlot { seq, slot: prefix, len });
         }
-        let slot_bytes = self.slot_bytes();
+        let slot_bytes = self.layout.slot_bytes();
         if let Some(s) = self.seqs.get_mut(&seq) {
             s.len = prefix + kept.len();
             for side in s.layers.iter_mut().flatten() {
@@ -282,8 +319,8 @@ impl KvCache for ContiguousKvCache {
     }
 }
 
-/// Writes elements as `dtype`; the lengths agree.
-fn store(dtype: DType, source: &[f32], bytes: &mut [u8]) {
+/// Writes slots of `width` elements as `dtype`; the lengths agree.
+fn store(dtype: DType, width: usize, source: &[f32], bytes: &mut [u8]) {
     match dtype {
         DType::F32 => bytes.copy_from_slice(bytemuck::cast_slice(source)),
         DType::F16 => {
@@ -302,7 +339,7 @@ fn store(dtype: DType, source: &[f32], bytes: &mut [u8]) {
                 to.copy_from_slice(bytemuck::cast_slice(&buffer[..from.len()]));
             }
         }
-        _ => unreachable!("refused when the cache was made"),
+        _ => blocks::encode(dtype, source, width, None, bytes).expect("slots are whole blocks"),
     }
 }
 
@@ -312,6 +349,7 @@ mod tests {
 
     fn cache(dtype: DType) -> ContiguousKvCache {
         let layout = KvLayout { layers: 2, n_kv_heads: 1, head_dim: 2, dtype };
+        let layout = KvLayout { head_dim: 2 * dtype.block_len(), ..layout };
         ContiguousKvCache::new(layout, 8).unwrap()
     }
 
@@ -319,25 +357,32 @@ mod tests {
         let mut runs = Vec::new();
         c.runs(layer, seq, 0..c.len(seq), &mut runs).unwrap();
         let bytes: Vec<u8> = runs.iter().flat_map(|r| r.keys).copied().collect();
-        let mut out = vec![0.0; c.len(seq) * 2];
+        let mut out = vec![0.0; c.len(seq) * c.layout.width()];
         blocks::decode(c.layout.dtype, &bytes, &mut out).unwrap();
         out
     }
 
     #[test]
     fn slots_are_written_kept_and_freed() {
-        for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8_0] {
             let (mut c, a, b) = (cache(dtype), SeqId(1), SeqId(2));
             c.reserve(a, 5).unwrap();
-            let k: Vec<f32> = (0..10).map(|i| i as f32).collect();
+            // Halves of slots of one number each, which every type holds exactly.
+            let half = c.layout.width() / 2;
+            let wide = |x: &[f32]| -> Vec<f32> {
+                x.iter().flat_map(|&x| std::iter::repeat_n(x, half)).collect()
+            };
+            let unit = if dtype == DType::Q8_0 { 127.0 } else { 1.0 };
+            let k = wide(&[0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0, 9.0].map(|x| unit * x));
             c.write(1, a, 0, &k, &k).unwrap();
             c.keep(a, 1, &[2, 4]).unwrap();
-            assert_eq!(keys(&c, 1, a), [0.0, 1.0, 4.0, 5.0, 8.0, 9.0]);
+            let want = wide(&[0.0, 1.0, 4.0, 5.0, 8.0, 9.0].map(|x| unit * x));
+            assert_eq!(keys(&c, 1, a), want, "{dtype}");
             assert_eq!(c.reserve(b, 6), Err(KvError::OutOfSpace { needed: 6, free: 5 }));
             c.reserve(b, 5).unwrap();
             c.remove(b);
             c.truncate(a, 1).unwrap();
-            assert_eq!(keys(&c, 1, a), [0.0, 1.0]);
+            assert_eq!(keys(&c, 1, a), want[..2 * half]);
             c.reserve(b, 7).unwrap();
         }
     }
@@ -352,9 +397,14 @@ mod tests {
         assert!(c.keep(a, 0, &[1, 1]).is_err());
         assert!(c.keep(a, 3, &[]).is_err());
         assert!(c.truncate(SeqId(9), 1).is_err());
-        assert!(
-            ContiguousKvCache::new(KvLayout { dtype: DType::Q4_K, ..c.layout.clone() }, 1).is_err()
-        );
+        let new = |dtype, head_dim| {
+            let layout = KvLayout { dtype, head_dim, ..c.layout.clone() };
+            ContiguousKvCache::new(layout, 1).map(|_| ())
+        };
+        assert_eq!(new(DType::Q4_K, 256), Err(KvError::UnsupportedDType(DType::Q4_K)));
+        let partial = KvError::PartialBlock { dtype: DType::Q8_0, head_dim: 48 };
+        assert_eq!(new(DType::Q8_0, 48), Err(partial));
+        assert_eq!(new(DType::Q8_0, 64), Ok(()));
     }
 
     #[test]

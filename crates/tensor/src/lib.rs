@@ -33,6 +33,7 @@ mod tensor;
 
 pub use blocks::DType;
 pub use compute::Compute;
+pub use cpu_kernels::attention::AttentionAlgorithm;
 pub use cpu_kernels::matmul::Activations;
 pub use cpu_kernels::rope::RopeLayout;
 pub use cpu_kernels::{Isa, ThreadPool};

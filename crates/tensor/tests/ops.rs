@@ -1,8 +1,11 @@
 //! Operations against plain f64 formulas, and rows against themselves in other company.
 
 use proptest::prelude::*;
-use tensor::kv::{ContiguousKvCache, KvCache, KvLayout, SeqId};
-use tensor::{Activations, AttentionRow, AttentionSpec, Compute, DType, Rope, RopeLayout, Tensor};
+use tensor::kv::{ContiguousKvCache, KvCache, KvError, KvLayout, SeqId};
+use tensor::{
+    Activations, AttentionAlgorithm, AttentionRow, AttentionSpec, Compute, DType, Rope, RopeLayout,
+    Tensor,
+};
 
 /// Deterministic elements in -1..1.
 fn noise(n: usize, seed: u32) -> Vec<f32> {
@@ -196,15 +199,24 @@ fn attention_follows_its_formula_for_every_kind_of_cache() {
         };
         let (q, k, v) =
             (matrix(n, heads * dim, 1), matrix(n, kv_heads * dim, 2), matrix(n, kv_heads * dim, 3));
-        for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8_0] {
             let layout = KvLayout { layers: 1, n_kv_heads: kv_heads, head_dim: dim, dtype };
-            let mut cache = ContiguousKvCache::new(layout, n).unwrap();
+            if layout.check() == Err(KvError::PartialBlock { dtype, head_dim: dim }) {
+                assert!(!dim.is_multiple_of(32));
+                continue;
+            }
+            // Over Q8_0 keys the query is rounded to int8 as well.
+            let tolerance = if dtype == DType::Q8_0 { 1e-2 } else { 2e-5 };
+            let mut cache = ContiguousKvCache::new(layout.clone(), n).unwrap();
             let seq = SeqId(7);
             cache.reserve(seq, n).unwrap();
             cache.write(0, seq, 0, k.as_f32().unwrap(), v.as_f32().unwrap()).unwrap();
             let stored = |t: &Tensor| -> Vec<f64> {
-                let t = t.to_dtype(dtype).unwrap().to_f32().unwrap();
-                t.as_f32().unwrap().iter().map(|&x| f64::from(x)).collect()
+                let mut bytes = vec![0; n * layout.slot_bytes()];
+                layout.store(t.as_f32().unwrap(), &mut bytes).unwrap();
+                let mut decoded = vec![0.0; n * layout.width()];
+                blocks::decode(dtype, &bytes, &mut decoded).unwrap();
+                decoded.into_iter().map(f64::from).collect()
             };
             let (ks, vs) = (stored(&k), stored(&v));
             let all = Compute::cpu().attention(&q, &spec, &cache, 0, &chain(seq, 0..n)).unwrap();
@@ -213,16 +225,14 @@ fn attention_follows_its_formula_for_every_kind_of_cache() {
                 let row = &q.as_f32().unwrap()[i * heads * dim..(i + 1) * heads * dim];
                 let want = attend(row, &ks[..(i + 1) * width], &vs[..(i + 1) * width], &spec);
                 let got = all.slice_rows(i..i + 1).unwrap();
-                close(got.as_f32().unwrap(), &want, 2e-5);
+                close(got.as_f32().unwrap(), &want, tolerance);
+                let naive = Compute::cpu().with_attention(AttentionAlgorithm::Naive);
+                let (q, row) = (q.slice_rows(i..i + 1).unwrap(), &chain(seq, i..i + 1));
+                let simple = naive.attention(&q, &spec, &cache, 0, row).unwrap();
+                close(simple.as_f32().unwrap(), &want, 2e-5);
                 // Alone, the same bits.
                 let alone = Compute::cpu().with_threads(3);
-                let one = alone.attention(
-                    &q.slice_rows(i..i + 1).unwrap(),
-                    &spec,
-                    &cache,
-                    0,
-                    &chain(seq, i..i + 1),
-                );
+                let one = alone.attention(&q, &spec, &cache, 0, row);
                 assert_eq!(one.unwrap().as_f32().unwrap(), got.as_f32().unwrap());
             }
         }

@@ -19,18 +19,36 @@ pub(super) enum Part {
     Values,
 }
 
+/// Which bytes of a row one key-value head has.
+#[derive(Clone, Copy)]
+pub(super) struct HeadBytes {
+    /// Bytes of the row of all heads.
+    pub(super) row: usize,
+    pub(super) at: usize,
+    pub(super) len: usize,
+}
+
 impl<'a> Cursor<'a> {
     pub(super) fn new(runs: &'a [KvRun<'a>]) -> Self {
         Cursor { runs, run: 0, start: 0 }
     }
 
-    /// Moves to the run that holds `position`, which is not before the place, and returns the
-    /// run's rows from there: bytes and number.
-    pub(super) fn rows(&mut self, position: usize, part: Part, row: usize) -> (&'a [u8], usize) {
-        while position >= self.start + self.runs[self.run].len {
-            self.start += self.runs[self.run].len;
+    /// Moves to the run that holds `position`, or past the last.
+    #[inline(always)]
+    fn seek(&mut self, position: usize) {
+        while let Some(run) = self.runs.get(self.run)
+            && position >= self.start + run.len
+        {
+            self.start += run.len;
             self.run += 1;
         }
+    }
+
+    /// Moves to the run that holds `position`, which is not before the place, and returns the
+    /// run's rows from there: bytes and number.
+    #[inline(always)]
+    pub(super) fn rows(&mut self, position: usize, part: Part, row: usize) -> (&'a [u8], usize) {
+        self.seek(position);
         let run = &self.runs[self.run];
         let skip = position - self.start;
         let bytes = match part {
@@ -40,24 +58,37 @@ impl<'a> Cursor<'a> {
         (&bytes[skip * row..], run.len - skip)
     }
 
-    /// 16 rows from `position` on, `at..at + len` of each: in place if one run holds them, or
-    /// else those of the `n` asked for copied to `pad`, with zeros for the rest.
+    /// A head's part of 16 rows from `position` on: in place if one run holds them, or else those
+    /// of the `n` asked for copied to `pad`, with zeros for the rest.
+    #[inline(always)]
     pub(super) fn tile<'b>(
         mut self,
         position: usize,
         n: usize,
-        row: usize,
-        (at, len): (usize, usize),
+        head: HeadBytes,
         part: Part,
         pad: &'b mut Vec<u8>,
     ) -> Tile<'b>
     where
         'a: 'b,
     {
-        let (bytes, rows) = self.rows(position, part, row);
-        if rows >= LANES && row <= Tile::MAX_STRIDE {
-            return Tile::new(&bytes[at..], row, len);
+        let (bytes, rows) = self.rows(position, part, head.row);
+        if rows >= LANES && head.row <= Tile::MAX_STRIDE {
+            return Tile::new(&bytes[head.at..], head.row, head.len);
         }
+        self.copied_tile(position, n, head, part, pad)
+    }
+
+    #[inline(never)]
+    fn copied_tile<'b>(
+        mut self,
+        position: usize,
+        n: usize,
+        head: HeadBytes,
+        part: Part,
+        pad: &'b mut Vec<u8>,
+    ) -> Tile<'b> {
+        let HeadBytes { row, at, len } = head;
         pad.clear();
         pad.resize(LANES * len, 0);
         let mut done = 0;
@@ -69,5 +100,64 @@ impl<'a> Cursor<'a> {
             }
         }
         Tile::new(pad, len, len)
+    }
+
+    /// A head's part of up to `n` rows from `position` on that lie in one run, to be prefetched.
+    #[inline(always)]
+    pub(super) fn ahead(
+        mut self,
+        position: usize,
+        n: usize,
+        head: HeadBytes,
+        part: Part,
+    ) -> Ahead<'a> {
+        self.seek(position);
+        if self.run == self.runs.len() {
+            return Ahead::nothing();
+        }
+        let (bytes, rows) = self.rows(position, part, head.row);
+        Ahead { bytes: &bytes[head.at..], row: head.row, len: head.len, rows: n.min(rows), at: 0 }
+    }
+}
+
+/// Bytes that will be needed soon: equal parts of some rows. They are asked for a line at a time
+/// between other work, since many at once would wait for each other.
+pub(super) struct Ahead<'a> {
+    /// From the part of the next row on.
+    bytes: &'a [u8],
+    /// Distance of rows, bytes of the part.
+    row: usize,
+    len: usize,
+    /// Rows left.
+    rows: usize,
+    /// Bytes of the next row that have been asked for.
+    at: usize,
+}
+
+impl Ahead<'_> {
+    pub(super) fn nothing() -> Self {
+        Ahead { bytes: &[], row: 0, len: 0, rows: 0, at: 0 }
+    }
+
+    /// Asks for one line to be brought to the second-level cache.
+    #[inline(always)]
+    pub(super) fn step(&mut self) {
+        if self.rows == 0 {
+            return;
+        }
+        const CACHE_LINE: usize = 64;
+        #[cfg(target_arch = "x86_64")]
+        {
+            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+            let line = self.bytes.as_ptr().wrapping_add(self.at);
+            // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
+        }
+        self.at += CACHE_LINE;
+        if self.at >= self.len {
+            self.at = 0;
+            self.rows -= 1;
+            self.bytes = self.bytes.get(self.row..).unwrap_or_default();
+        }
     }
 }

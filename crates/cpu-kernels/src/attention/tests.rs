@@ -30,7 +30,8 @@ impl Cache {
             (bytes, decoded)
         };
         let ((keys, keys_f), (values, values_f)) = (part(), part());
-        Cache { keys, values, keys_f, values_f, row: width * cfg.kv_dtype.block_bytes() }
+        let row = cfg.kv_dtype.bytes_for(width).unwrap();
+        Cache { keys, values, keys_f, values_f, row }
     }
 
     /// The positions cut into runs at `cuts`.
@@ -51,7 +52,21 @@ impl Cache {
     }
 }
 
-fn reference(cfg: &AttentionConfig, cache: &Cache, q: &[f32], from: usize, to: usize) -> Vec<f64> {
+/// The query as Q8_0 keys meet it: rounded to int8 with a scale for each 32.
+fn rounded(cfg: &AttentionConfig, q: &[f32]) -> Vec<f64> {
+    let unit = if cfg.softcap.is_some() { 1.0 } else { std::f32::consts::LOG2_E };
+    let factor = cfg.scale * unit;
+    let blocks = q.chunks(32).flat_map(|q| {
+        let x: Vec<f32> = q.iter().map(|x| x * factor).collect();
+        let largest = x.iter().fold(0.0f32, |a, x| a.max(x.abs()));
+        let back = f64::from(largest / 127.0) / f64::from(factor);
+        x.into_iter().map(move |x| f64::from((x * (127.0 / largest)).round_ties_even()) * back)
+    });
+    blocks.collect()
+}
+
+/// Attention of one row in f64 over the cache's decoded content.
+fn reference(cfg: &AttentionConfig, cache: &Cache, q: &[f64], from: usize, to: usize) -> Vec<f64> {
     let (hd, kv) = (cfg.head_dim, cfg.n_kv_heads * cfg.head_dim);
     let mut out = Vec::new();
     for h in 0..cfg.n_heads {
@@ -60,7 +75,7 @@ fn reference(cfg: &AttentionConfig, cache: &Cache, q: &[f32], from: usize, to: u
         let scores: Vec<f64> = (from..to)
             .map(|p| {
                 let k = &cache.keys_f[p * kv + at..][..hd];
-                let dot: f64 = q.iter().zip(k).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
+                let dot: f64 = q.iter().zip(k).map(|(a, b)| a * f64::from(*b)).sum();
                 let score = dot * f64::from(cfg.scale);
                 cfg.softcap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh())
             })
@@ -76,42 +91,95 @@ fn reference(cfg: &AttentionConfig, cache: &Cache, q: &[f32], from: usize, to: u
     out
 }
 
-fn check_case(
-    cfg: &AttentionConfig,
+/// How much the rounding of a query can change an output: with scores off by at most `e`, weights
+/// are off by a factor of at most `e^2e`, and values are at most 2.
+fn rounding_bound(cfg: &AttentionConfig, cache: &Cache, q: &[f32]) -> f64 {
+    let step = q.iter().fold(0.0f32, |a, x| a.max(x.abs())) / 127.0;
+    let keys = cache.keys_f.chunks(cfg.head_dim).map(|k| k.iter().map(|x| x.abs()).sum::<f32>());
+    let e = f64::from(cfg.scale * keys.fold(0.0, f32::max) * step / 2.0);
+    2.0 * ((2.0 * e).exp() - 1.0) + 5e-6
+}
+
+/// Which positions the rows see.
+#[derive(Clone, Copy, Debug)]
+enum Sight {
+    /// Each one more than the row before, at most so many.
+    Causal { window: usize },
+    /// Any.
+    Scattered,
+}
+
+struct Case {
+    cfg: AttentionConfig,
     len: usize,
     queries: usize,
-    cuts: &[usize],
-    window: usize,
+    /// Where runs are cut, and batches.
+    cuts: Vec<usize>,
+    chunk: usize,
+    sight: Sight,
     seed: u64,
-) {
+}
+
+fn check_case(case: &Case) {
+    let &Case { ref cfg, len, ref cuts, chunk, sight, seed, .. } = case;
     let mut rng = StdRng::seed_from_u64(seed);
     let cache = Cache::new(&mut rng, cfg, len);
-    let whole = cache.runs(&[]);
-    let cut = cache.runs(cuts);
+    let (whole, cut) = (cache.runs(&[]), cache.runs(cuts));
     let width = cfg.n_heads * cfg.head_dim;
-    let queries = queries.min(len);
+    let queries = case.queries.min(len);
     let q = random(&mut rng, queries * width, 2.0);
-    let row = |i: usize| {
-        let to = len - queries + i + 1;
-        (to.saturating_sub(window), to)
-    };
-    let rows_of = |runs| -> Vec<QueryRow<'_>> {
-        (0..queries).map(|i| QueryRow { runs, from: row(i).0, to: row(i).1 }).collect()
-    };
-    for isa in Isa::supported() {
-        let mut out = vec![0.0; q.len()];
-        attention(&ThreadPool::new(3), isa, cfg, &q, &rows_of(&whole), &mut out).unwrap();
-        for (i, (q, out)) in q.chunks(width).zip(out.chunks(width)).enumerate() {
-            let (from, to) = row(i);
-            for (got, want) in out.iter().zip(reference(cfg, &cache, q, from, to)) {
-                let error = (f64::from(*got) - want).abs();
-                assert!(error < 5e-6, "{isa} {cfg:?} row {i}: {got}, {want}");
+    let seen: Vec<(usize, usize)> = (0..queries)
+        .map(|i| match sight {
+            Sight::Causal { window } => {
+                let to = len - queries + i + 1;
+                (to.saturating_sub(window), to)
             }
-            // Alone, with the same keys in other runs, on one thread.
-            let mut alone = vec![0.0; width];
-            let one = [QueryRow { runs: &cut, from, to }];
-            attention(&ThreadPool::new(1), isa, cfg, q, &one, &mut alone).unwrap();
-            assert_eq!(alone, out, "{isa} {cfg:?} row {i}, runs cut at {cuts:?}");
+            Sight::Scattered => {
+                let from = rng.random_range(0..len);
+                (from, rng.random_range(from..len) + 1)
+            }
+        })
+        .collect();
+    fn rows_of<'a>(runs: &'a [KvRun<'a>], seen: &[(usize, usize)]) -> Vec<QueryRow<'a>> {
+        seen.iter().map(|&(from, to)| QueryRow { runs, from, to }).collect()
+    }
+    let run = |cfg: &AttentionConfig, isa, threads, q: &[f32], rows: &[QueryRow<'_>]| {
+        let mut out = vec![f32::NAN; q.len()];
+        attention(&ThreadPool::new(threads), isa, cfg, q, rows, &mut out).unwrap();
+        out
+    };
+    let exact: Vec<f64> = q.iter().map(|&x| f64::from(x)).collect();
+    let quantized = cfg.kv_dtype == DType::Q8_0;
+    let as_used = if quantized { rounded(cfg, &q) } else { exact.clone() };
+    let references = |q: &[f64]| -> Vec<f64> {
+        let rows = q.chunks(width).zip(&seen);
+        rows.flat_map(|(q, &(from, to))| reference(cfg, &cache, q, from, to)).collect()
+    };
+    let close = |got: &[f32], want: &[f64], tolerance: f64, what: &str| {
+        for (i, (got, want)) in got.iter().zip(want).enumerate() {
+            let error = (f64::from(*got) - want).abs();
+            let row = i / width;
+            assert!(error < tolerance, "{what} {cfg:?} row {row}: {got}, {want}");
+        }
+    };
+    let (want, want_exact) = (references(&as_used), references(&exact));
+    let naive = AttentionConfig { algorithm: AttentionAlgorithm::Naive, ..*cfg };
+    close(&run(&naive, Isa::Portable, 2, &q, &rows_of(&cut, &seen)), &want_exact, 2e-5, "naive");
+    for isa in Isa::supported() {
+        let out = run(cfg, isa, 1, &q, &rows_of(&whole, &seen));
+        close(&out, &want, 5e-6, isa.name());
+        if quantized {
+            close(&out, &want_exact, rounding_bound(cfg, &cache, &q), isa.name());
+        }
+        for threads in [2, 3] {
+            assert_eq!(run(cfg, isa, threads, &q, &rows_of(&whole, &seen)), out, "{threads}");
+        }
+        // In other batches, with the same keys in other runs.
+        for (chunk, threads) in [(chunk, 2), (1, 1), (1, 2)] {
+            let chunks = q.chunks(chunk * width).zip(seen.chunks(chunk));
+            let parts = chunks.map(|(q, seen)| run(cfg, isa, threads, q, &rows_of(&cut, seen)));
+            let parts: Vec<f32> = parts.flatten().collect();
+            assert_eq!(parts, out, "{isa} {cfg:?} {sight:?}, runs cut at {cuts:?}, {chunk} rows");
         }
     }
 }
@@ -121,17 +189,27 @@ proptest! {
 
     #[test]
     fn agrees_with_f64_whatever_the_batch_and_the_runs(
-        dtype in prop::sample::select(&[DType::F32, DType::F16, DType::BF16][..]),
+        dtype in prop::sample::select(&[DType::F32, DType::F16, DType::BF16, DType::Q8_0][..]),
         n_kv_heads in 1..4usize,
-        shared in 1..5usize,
+        shared in 1..9usize,
         head_dim in prop_oneof![Just(64usize), Just(128), 1..140usize],
         softcap in prop_oneof![Just(None), Just(Some(3.0f32))],
-        len in 1..300usize,
-        queries in 1..100usize,
-        cuts in prop::collection::vec(any::<usize>(), 0..12),
-        window in prop_oneof![Just(usize::MAX), 1..200usize],
+        len in prop_oneof![1..300usize, 500..800usize],
+        queries in 1..40usize,
+        cuts in prop_oneof![
+            prop::collection::vec(any::<usize>(), 0..12),
+            Just((0..50).map(|page| 16 * page).collect()),
+        ],
+        chunk in 1..20usize,
+        sight in prop_oneof![
+            Just(Sight::Causal { window: usize::MAX }),
+            (1..400usize).prop_map(|window| Sight::Causal { window }),
+            Just(Sight::Scattered),
+        ],
         seed in any::<u64>(),
     ) {
+        let head_dim =
+            if dtype == DType::Q8_0 { head_dim.next_multiple_of(32) } else { head_dim };
         let cfg = AttentionConfig {
             n_heads: n_kv_heads * shared,
             n_kv_heads,
@@ -139,9 +217,18 @@ proptest! {
             scale: 1.0 / (head_dim as f32).sqrt(),
             softcap,
             kv_dtype: dtype,
+            algorithm: AttentionAlgorithm::Tiled,
         };
-        check_case(&cfg, len, queries, &cuts, window, seed);
+        check_case(&Case { cfg, len, queries, cuts, chunk, sight, seed });
     }
+}
+
+#[test]
+fn algorithms_have_names() {
+    for &algorithm in AttentionAlgorithm::ALL {
+        assert_eq!(algorithm.to_string().parse(), Ok(algorithm));
+    }
+    assert!("flash".parse::<AttentionAlgorithm>().is_err());
 }
 
 #[test]
@@ -153,6 +240,7 @@ fn what_a_row_does_not_see_cannot_touch_it() {
         scale: 0.25,
         softcap: None,
         kv_dtype: DType::F32,
+        algorithm: AttentionAlgorithm::Tiled,
     };
     let mut kv = vec![1.0f32; 4 * 16];
     kv[2 * 16..].fill(f32::NAN);
@@ -160,10 +248,13 @@ fn what_a_row_does_not_see_cannot_touch_it() {
     let runs = [KvRun { keys: bytes, values: bytes, len: 4 }];
     let rows = [QueryRow { runs: &runs, from: 0, to: 2 }, QueryRow { runs: &runs, from: 0, to: 4 }];
     for isa in Isa::supported() {
-        let mut out = [0.0; 32];
-        attention(&ThreadPool::new(1), isa, &cfg, &[1.0; 32], &rows, &mut out).unwrap();
-        assert_eq!(out[..16], [1.0; 16]);
-        assert!(out[16..].iter().all(|v| v.is_nan()));
+        for &algorithm in AttentionAlgorithm::ALL {
+            let cfg = AttentionConfig { algorithm, ..cfg };
+            let mut out = [0.0; 32];
+            attention(&ThreadPool::new(1), isa, &cfg, &[1.0; 32], &rows, &mut out).unwrap();
+            assert_eq!(out[..16], [1.0; 16]);
+            assert!(out[16..].iter().all(|v| v.is_nan()));
+        }
     }
 }
 
@@ -176,6 +267,7 @@ fn wrong_arguments_are_errors() {
         scale: 1.0,
         softcap: None,
         kv_dtype: DType::F16,
+        algorithm: AttentionAlgorithm::Tiled,
     };
     let bytes = vec![0u8; 3 * 2 * 8 * 2];
     let runs = [KvRun { keys: &bytes, values: &bytes, len: 3 }];
@@ -193,6 +285,8 @@ fn wrong_arguments_are_errors() {
     assert!(matches!(run(&cfg, &long, 0, 3, 32), Err(KernelError::Length { .. })));
     let heads = AttentionConfig { n_kv_heads: 3, ..cfg };
     assert!(matches!(run(&heads, &runs, 0, 3, 32), Err(KernelError::Heads { .. })));
-    let dtype = AttentionConfig { kv_dtype: DType::Q8_0, ..cfg };
+    let dtype = AttentionConfig { kv_dtype: DType::Q4_0, ..cfg };
     assert!(matches!(run(&dtype, &runs, 0, 3, 32), Err(KernelError::UnsupportedDType { .. })));
+    let blocks = AttentionConfig { kv_dtype: DType::Q8_0, ..cfg };
+    assert!(matches!(run(&blocks, &runs, 0, 3, 32), Err(KernelError::PartialBlock { .. })));
 }

@@ -1,208 +1,313 @@
-//! One block of rows with one key-value head, tile after tile.
+//! One piece: tile after tile of one block's rows with one key-value head.
 
-use super::runs::{Cursor, Part};
-use super::{AttentionConfig, QueryRow};
-use crate::matmul::float::{FloatGroup, SPAN, sweep, unpack};
-use crate::matmul::{DisjointMut, PANEL_GROUPS, Scratch};
-use crate::simd::{LANES, Op, Simd, math};
+use super::plan::{Piece, Plan, Split};
+use super::quantized::{self, Int8Keys, Int8Queries};
+use super::runs::{Ahead, Cursor, HeadBytes, Part};
+use super::softmax::{absorb, finish, weigh};
+use super::sweep::sweep;
+use super::{AttentionConfig, QueryRow, SPAN, TILE, unpack};
+use crate::matmul::DisjointMut;
+use crate::simd::{LANES, Op, Simd};
 use blocks::DType;
+use bytemuck::{Pod, Zeroable};
+use std::cell::Cell;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Positions of a tile.
-const TILE: usize = 64;
-const _: () = assert!(TILE == PANEL_GROUPS * LANES && TILE == SPAN);
+/// 16 lanes in memory, one line of the cache.
+#[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub(super) struct Vector(pub(super) [f32; LANES]);
 
-pub(super) struct BlockOp<'a> {
+/// Vectors before the sums of values in the record of a query: the maximum of the scores in all
+/// lanes, and the sums of weights.
+pub(super) const RECORD_HEAD: usize = 2;
+
+/// Vectors of scores a tile.
+const SCORES: usize = TILE / LANES;
+/// Groups of 16 positions unpacked together.
+const GROUPS: usize = SPAN / LANES;
+
+/// Buffers of one thread. Their content means nothing between pieces.
+#[derive(Default)]
+struct Scratch {
+    /// Queries of the block, those of a row next to each other.
+    x: Vec<f32>,
+    int8: Int8Queries,
+    int8_keys: Int8Keys,
+    panel: Vec<Vector>,
+    scores: Vec<Vector>,
+    /// Records of the tile at hand, and of all before.
+    partial: Vec<Vector>,
+    running: Vec<Vector>,
+    pad: Vec<u8>,
+}
+
+thread_local! {
+    static SCRATCH: Cell<Option<Box<Scratch>>> = const { Cell::new(None) };
+}
+
+/// What all pieces of a call share.
+pub(super) struct PieceOp<'a> {
     pub(super) cfg: &'a AttentionConfig,
     pub(super) q: &'a [f32],
     pub(super) rows: &'a [QueryRow<'a>],
-    pub(super) block: Range<usize>,
-    pub(super) kv_head: usize,
+    pub(super) plan: &'a Plan,
+    pub(super) piece: &'a Piece,
+    pub(super) partials: &'a DisjointMut<'a, Vector>,
+    pub(super) left: &'a [AtomicUsize],
     pub(super) out: &'a DisjointMut<'a, f32>,
 }
 
-/// One query's running softmax.
-#[derive(Clone, Copy)]
-struct Running {
-    max: f32,
-    /// Sums of `exp(score - max)`, position modulo 16 a lane.
-    sums: [f32; LANES],
+/// The positions of `start..start + n` that a row sees, counted from `start`.
+#[inline(always)]
+fn seen(row: &QueryRow<'_>, start: usize, n: usize) -> Range<usize> {
+    row.from.saturating_sub(start).min(n)..row.to.saturating_sub(start).min(n)
 }
 
-impl Op for BlockOp<'_> {
+/// The rows from the first to the last that see some of `start..start + n`.
+#[inline(always)]
+fn seeing(rows: &[QueryRow<'_>], start: usize, n: usize) -> Range<usize> {
+    let sees = |row: &QueryRow<'_>| !seen(row, start, n).is_empty();
+    let first = rows.iter().position(sees).unwrap_or(rows.len());
+    first..rows.iter().rposition(sees).map_or(first, |last| last + 1)
+}
+
+impl Op for PieceOp<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let BlockOp { cfg, q, rows, block, kv_head, out } = self;
+        let PieceOp { cfg, q, plan, piece, partials, left, .. } = self;
         let &AttentionConfig { n_heads, n_kv_heads, head_dim, kv_dtype, .. } = cfg;
-        let rows = &rows[block.clone()];
+        let block = &plan.blocks[piece.block];
+        let rows = &self.rows[block.rows.clone()];
         let shared = n_heads / n_kv_heads;
         let queries = rows.len() * shared;
-        let size = kv_dtype.block_bytes();
-        let row_bytes = n_kv_heads * head_dim * size;
-        let head_at = kv_head * head_dim * size;
-
-        let mut own = Scratch::take();
+        let record = RECORD_HEAD + head_dim.div_ceil(LANES);
+        let mut own = SCRATCH.take().unwrap_or_default();
         let scratch = &mut *own;
-        let x = &mut scratch.decoded;
-        x.clear();
-        for row in block.clone() {
-            let at = (row * n_heads + kv_head * shared) * head_dim;
-            x.extend_from_slice(&q[at..at + shared * head_dim]);
-        }
-        let mut scores = vec![[0.0f32; LANES]; queries * PANEL_GROUPS];
-        let mut running = vec![Running { max: f32::NEG_INFINITY, sums: [0.0; LANES] }; queries];
-        let out_groups = head_dim.div_ceil(LANES);
-        let acc = scratch.sums.zeroed(queries * out_groups);
 
-        let from = rows[0].from;
-        let to = rows.iter().map(|row| row.to).max().unwrap_or(from);
+        // The scale is part of the queries, and scores are in units of ln 2 unless they are yet
+        // to be capped.
+        let unit = if cfg.softcap.is_some() { 1.0 } else { std::f32::consts::LOG2_E };
+        let scale = cfg.scale * unit;
+        scratch.x.clear();
+        for row in block.rows.clone() {
+            let at = (row * n_heads + piece.kv_head * shared) * head_dim;
+            scratch.x.extend_from_slice(&q[at..at + shared * head_dim]);
+        }
+        for x in &mut scratch.x {
+            *x *= scale;
+        }
+        if kv_dtype == DType::Q8_0 {
+            scratch.int8.round(&scratch.x);
+            scratch.int8_keys.reserve(head_dim);
+        }
+        grow(&mut scratch.scores, queries * SCORES);
+        grow(&mut scratch.panel, GROUPS * head_dim.next_multiple_of(LANES).max(SPAN));
+        grow(&mut scratch.panel, SPAN * head_dim.div_ceil(LANES));
+        grow(&mut scratch.partial, queries * record);
+        grow(&mut scratch.running, queries * record);
+
         let mut cursor = Cursor::new(rows[0].runs);
-        for start in (from..to).step_by(TILE) {
-            let n = TILE.min(to - start);
-            cursor.rows(start, Part::Keys, row_bytes);
-
-            scores.fill([0.0; LANES]);
-            let groups = &mut scratch.float[..n.div_ceil(LANES)];
-            for d in (0..head_dim).step_by(SPAN) {
-                let span = SPAN.min(head_dim - d);
-                for (g, group) in groups.iter_mut().enumerate() {
-                    let (position, n) = (start + g * LANES, n - g * LANES);
-                    let bytes = (head_at + d * size, span * size);
-                    let pad = &mut scratch.pad;
-                    let tile = cursor.tile(position, n, row_bytes, bytes, Part::Keys, pad);
-                    unpack(s, kv_dtype, tile, group);
-                }
-                sweep(s, groups, span, &x[d..], head_dim, queries, &mut scores, PANEL_GROUPS);
+        for tile in piece.tiles.clone() {
+            let start = tile * TILE;
+            let seeing = seeing(rows, start, TILE);
+            if seeing.is_empty() {
+                continue;
             }
-
-            for i in 0..queries {
-                let seen = rows[i / shared].to.saturating_sub(start).min(TILE);
-                if seen == 0 {
-                    continue;
-                }
-                let scores = &mut scores[i * PANEL_GROUPS..][..PANEL_GROUPS];
-                let factor = weigh(s, cfg, seen, scores, &mut running[i]);
-                if factor != 1.0 {
-                    let factor = s.splat_f(factor);
-                    for lanes in &mut acc[i * out_groups..][..out_groups] {
-                        s.store_f(s.mul(s.load_f(lanes), factor), lanes);
+            let at = TileAt { cfg, rows, kv_head: piece.kv_head, start };
+            at.compute(s, &mut cursor, tile + 1 < piece.tiles.end, scratch);
+            let span = seeing.start * shared * record..seeing.end * shared * record;
+            match piece.split {
+                None => {
+                    for row in seeing {
+                        let at = row * shared * record..(row + 1) * shared * record;
+                        let (running, partial) =
+                            (&mut scratch.running[at.clone()], &scratch.partial[at]);
+                        join(s, &rows[row], tile, record, running, partial);
                     }
                 }
-            }
-
-            for (part, d) in (0..head_dim).step_by(SPAN).enumerate() {
-                let span = SPAN.min(head_dim - d);
-                let groups = &mut scratch.float[..span.div_ceil(LANES)];
-                let mut position = 0;
-                let mut cursor = cursor;
-                while position < n {
-                    let (bytes, left) = cursor.rows(start + position, Part::Values, row_bytes);
-                    for r in 0..left.min(n - position) {
-                        let row = &bytes[r * row_bytes + head_at + d * size..][..span * size];
-                        widen(s, kv_dtype, row, position, groups);
-                        position += 1;
-                    }
-                }
-                // Neighbours that see equally much of the tile go together.
-                let weights = scores.as_flattened();
-                let mut i = 0;
-                while i < rows.len() {
-                    let seen = rows[i].to.saturating_sub(start).min(TILE);
-                    let mut end = i + 1;
-                    while end < rows.len() && rows[end].to.saturating_sub(start).min(TILE) == seen {
-                        end += 1;
-                    }
-                    if seen > 0 {
-                        let (first, count) = (i * shared, (end - i) * shared);
-                        let x = &weights[first * TILE..];
-                        let sums = &mut acc[first * out_groups + part * PANEL_GROUPS..];
-                        sweep(s, groups, seen, x, TILE, count, sums, out_groups);
-                    }
-                    i = end;
+                Some(Split { start, stride, first, .. }) => {
+                    let to = start + (tile - first) * stride;
+                    // SAFETY: this piece alone has this tile of this block and head.
+                    let to = unsafe { partials.slice_mut(to..to + stride) };
+                    to[span.clone()].copy_from_slice(&scratch.partial[span]);
                 }
             }
         }
 
-        for (i, running) in running.iter().enumerate() {
-            let (row, head) = (block.start + i / shared, kv_head * shared + i % shared);
-            let at = (row * n_heads + head) * head_dim;
-            // SAFETY: this block and key-value head alone write this row's head.
-            let out = unsafe { out.slice_mut(at..at + head_dim) };
-            let sum: f32 = running.sums.iter().sum();
-            let acc = acc[i * out_groups..][..out_groups].as_flattened();
-            for (out, acc) in out.iter_mut().zip(acc) {
-                *out = acc / sum;
+        let Some(split) = piece.split else {
+            self.store(block.rows.clone(), record, &scratch.running);
+            SCRATCH.set(Some(own));
+            return;
+        };
+        // Whoever is last finds everyone's records: each piece's writes come before its count.
+        if left[split.counter].fetch_sub(1, Ordering::AcqRel) == 1 {
+            let records = split.start..split.start + split.tiles * split.stride;
+            // SAFETY: all other pieces of this block and head are done.
+            let records = unsafe { partials.slice_mut(records) };
+            for (tile, partial) in (split.first..).zip(records.chunks_exact(split.stride)) {
+                for row in seeing(rows, tile * TILE, TILE) {
+                    let at = row * shared * record..(row + 1) * shared * record;
+                    let (running, partial) = (&mut scratch.running[at.clone()], &partial[at]);
+                    join(s, &rows[row], tile, record, running, partial);
+                }
             }
+            self.store(block.rows.clone(), record, &scratch.running);
         }
-        own.give_back();
+        SCRATCH.set(Some(own));
     }
 }
 
-/// Turns the `seen` products of a tile into `exp(score - max)` and brings the running maximum and
-/// sum up to date. Returns the factor for what was summed up before.
+impl PieceOp<'_> {
+    /// Writes the results of a block.
+    #[inline(always)]
+    fn store(&self, rows: Range<usize>, record: usize, running: &[Vector]) {
+        let &AttentionConfig { n_heads, n_kv_heads, head_dim, .. } = self.cfg;
+        let shared = n_heads / n_kv_heads;
+        let heads = rows.flat_map(|row| {
+            let first = row * n_heads + self.piece.kv_head * shared;
+            first..first + shared
+        });
+        for (head, running) in heads.zip(running.chunks_exact(record)) {
+            let at = head * head_dim..(head + 1) * head_dim;
+            // SAFETY: this block and key-value head alone write this row's head, and only once.
+            finish(running, unsafe { self.out.slice_mut(at) });
+        }
+    }
+}
+
 #[inline(always)]
-fn weigh<S: Simd>(
+fn grow(buffer: &mut Vec<Vector>, len: usize) {
+    if buffer.len() < len {
+        buffer.resize(len, Vector::default());
+    }
+}
+
+/// Adds the records of one row's queries over a tile to those over all tiles before.
+#[inline(always)]
+fn join<S: Simd>(
     s: S,
-    cfg: &AttentionConfig,
-    seen: usize,
-    scores: &mut [[f32; LANES]],
-    running: &mut Running,
-) -> f32 {
-    let scale = s.splat_f(cfg.scale);
-    let mut top = s.splat_f(f32::NEG_INFINITY);
-    for lanes in scores.iter_mut() {
-        let mut v = s.mul(s.load_f(lanes), scale);
-        if let Some(cap) = cfg.softcap {
-            // tanh y = 1 - 2 / (e^2y + 1)
-            let e = math::exp(s, s.mul(v, s.splat_f(2.0 / cap)));
-            let (one, two) = (s.splat_f(1.0), s.splat_f(2.0));
-            let tanh = s.sub(one, s.div(two, s.add(e, one)));
-            v = s.mul(tanh, s.splat_f(cap));
+    row: &QueryRow<'_>,
+    tile: usize,
+    record: usize,
+    running: &mut [Vector],
+    partial: &[Vector],
+) {
+    if tile == row.from / TILE {
+        running.copy_from_slice(partial);
+    } else if tile > row.from / TILE && tile * TILE < row.to {
+        let pairs = running.chunks_exact_mut(record).zip(partial.chunks_exact(record));
+        for (running, partial) in pairs {
+            absorb(s, running, partial);
         }
-        s.store_f(v, lanes);
     }
-    scores.as_flattened_mut()[seen..].fill(f32::NEG_INFINITY);
-    for lanes in scores.iter() {
-        top = s.max(top, s.load_f(lanes));
-    }
-    let mut tops = [0.0; LANES];
-    s.store_f(top, &mut tops);
-    let max = tops.iter().fold(running.max, |a, &b| if a > b { a } else { b });
-    let maxes = s.splat_f(max);
-    // The first tile has no maximum before it: exp(-inf) = 0.
-    let before = s.splat_f(running.max);
-    let mut factor = [0.0; LANES];
-    s.store_f(math::exp(s, s.sub(before, maxes)), &mut factor);
-    let mut sums = s.mul(s.load_f(&running.sums), s.load_f(&factor));
-    for lanes in scores.iter_mut() {
-        let e = math::exp(s, s.sub(s.load_f(lanes), maxes));
-        s.store_f(e, lanes);
-        sums = s.add(sums, e);
-    }
-    s.store_f(sums, &mut running.sums);
-    running.max = max;
-    factor[0]
 }
 
-/// One row's elements in f32 as line `k` of the groups.
-#[inline(always)]
-fn widen<S: Simd>(s: S, dtype: DType, row: &[u8], k: usize, groups: &mut [FloatGroup]) {
-    let width = LANES * dtype.block_bytes();
-    for (group, bytes) in groups.iter_mut().zip(row.chunks(width)) {
-        let mut padded = [0u8; 64];
-        let bytes = if bytes.len() == width {
-            bytes
-        } else {
-            padded[..bytes.len()].copy_from_slice(bytes);
-            &padded[..width]
+/// A tile of positions from `start` on, for a block of rows and a key-value head.
+struct TileAt<'a> {
+    cfg: &'a AttentionConfig,
+    rows: &'a [QueryRow<'a>],
+    kv_head: usize,
+    start: usize,
+}
+
+impl TileAt<'_> {
+    /// Fills the partial records of the rows that see some of the tile.
+    #[inline(always)]
+    fn compute<S: Simd>(self, s: S, cursor: &mut Cursor<'_>, more: bool, scratch: &mut Scratch) {
+        let TileAt { cfg, rows, kv_head, start } = self;
+        let &AttentionConfig { n_heads, n_kv_heads, head_dim, kv_dtype, .. } = cfg;
+        let shared = n_heads / n_kv_heads;
+        let out_groups = head_dim.div_ceil(LANES);
+        let record = RECORD_HEAD + out_groups;
+        let len = kv_dtype.bytes_for(head_dim).expect("whole blocks");
+        let head = HeadBytes { row: n_kv_heads * len, at: kv_head * len, len };
+        let spans = || {
+            let clips = || rows.iter().map(|row| seen(row, start, TILE)).filter(|r| !r.is_empty());
+            let from = clips().map(|r| r.start).min().unwrap_or(0);
+            let to = clips().map(|r| r.end).max().unwrap_or(0);
+            (from / SPAN * SPAN..to).step_by(SPAN).map(move |at| (at, SPAN.min(to - at)))
         };
-        let v = match dtype {
-            DType::F32 => s.as_f(s.load_i(bytes.as_chunks().0.first().expect("64 bytes"))),
-            DType::F16 => s.widen_f16(bytes.as_chunks().0.first().expect("32 bytes")),
-            _ => s.widen_bf16(bytes.as_chunks().0.first().expect("32 bytes")),
-        };
-        s.store_f(v, &mut group.0[k]);
+        let Scratch { x, int8, int8_keys, panel, scores, partial, pad, .. } = scratch;
+
+        for (at, n) in spans() {
+            cursor.rows(start + at, Part::Keys, head.row);
+            let (groups, rows) = (n.div_ceil(LANES), seeing(rows, start + at, n));
+            for g in 0..groups {
+                let tile =
+                    cursor.tile(start + at + g * LANES, n - g * LANES, head, Part::Keys, pad);
+                if kv_dtype == DType::Q8_0 {
+                    int8_keys.unpack(s, tile, g);
+                } else {
+                    unpack::keys(s, kv_dtype, tile, &mut panel[g..], GROUPS);
+                }
+            }
+            let ahead = &mut cursor.ahead(start + at, n, head, Part::Values);
+            let (first, m) = (rows.start * shared, rows.len() * shared);
+            let scores = &mut scores[first * SCORES + at / LANES..];
+            if kv_dtype == DType::Q8_0 {
+                quantized::sweep(s, int8_keys, groups, int8, (first, m), scores, SCORES, ahead);
+            } else {
+                let (x, strides) = (&x[first * head_dim..], (head_dim, SCORES));
+                sweep::<S, true>(
+                    s, panel, (GROUPS, groups), head_dim, x, m, scores, strides, ahead,
+                );
+            }
+        }
+
+        for (i, row) in rows.iter().enumerate() {
+            let seen = seen(row, start, TILE);
+            if seen.is_empty() {
+                continue;
+            }
+            for i in i * shared..(i + 1) * shared {
+                let record = &mut partial[i * record..][..record];
+                weigh(s, cfg.softcap, seen.clone(), &mut scores[i * SCORES..][..SCORES], record);
+                record[RECORD_HEAD..].fill(Vector::default());
+            }
+        }
+
+        let weights: &[f32] = bytemuck::cast_slice(scores);
+        let mut values = Cursor::new(rows[0].runs);
+        for (at, n) in spans() {
+            values.rows(start + at, Part::Values, head.row);
+            for g in 0..n.div_ceil(LANES) {
+                let n = LANES.min(n - g * LANES);
+                let tile = values.tile(start + at + g * LANES, n, head, Part::Values, pad);
+                let panel = &mut panel[g * LANES * out_groups..];
+                unpack::values(s, kv_dtype, tile, n, panel, out_groups);
+            }
+            let ahead = &mut if more {
+                cursor.ahead(start + at + TILE, SPAN, head, Part::Keys)
+            } else {
+                Ahead::nothing()
+            };
+            // Neighbours that see the same of these positions go together.
+            let mut i = 0;
+            while i < rows.len() {
+                let seen = seen(&rows[i], start + at, n);
+                let same = |row: &QueryRow<'_>| self::seen(row, start + at, n) == seen;
+                let end = i + rows[i..].iter().take_while(|row| same(row)).count();
+                if !seen.is_empty() {
+                    let x = &weights[i * shared * TILE + at + seen.start..];
+                    let sums = &mut partial[i * shared * record + RECORD_HEAD..];
+                    sweep::<S, false>(
+                        s,
+                        &panel[seen.start * out_groups..],
+                        (out_groups, out_groups),
+                        seen.len(),
+                        x,
+                        (end - i) * shared,
+                        sums,
+                        (TILE, record),
+                        ahead,
+                    );
+                }
+                i = end;
+            }
+        }
     }
 }

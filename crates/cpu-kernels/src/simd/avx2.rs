@@ -246,6 +246,15 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         };
         self.as_f(self.shl(v, 16))
     }
+    #[inline(always)]
+    fn widen_i8(self, from: &[u8; 16]) -> F {
+        // SAFETY: 16 bytes are readable; `self` proves AVX2.
+        let v = unsafe {
+            let bytes = _mm_loadu_si128(from.as_ptr().cast());
+            [_mm256_cvtepi8_epi32(bytes), _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes))]
+        };
+        self.to_f(v)
+    }
 
     #[inline(always)]
     fn gather_4(self, tile: Tile<'_>, at: usize) -> [I; 4] {

@@ -202,6 +202,13 @@ impl<const TILES: bool> Simd for Avx512<TILES> {
             _mm512_castsi512_ps(_mm512_slli_epi32::<16>(v))
         }
     }
+    #[inline(always)]
+    fn widen_i8(self, from: &[u8; 16]) -> __m512 {
+        // SAFETY: 16 bytes are readable; `self` proves AVX-512.
+        unsafe {
+            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast())))
+        }
+    }
 
     #[inline(always)]
     fn gather_4(self, tile: Tile<'_>, at: usize) -> [__m512i; 4] {

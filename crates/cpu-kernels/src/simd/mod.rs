@@ -84,6 +84,8 @@ pub(crate) trait Simd: Copy {
     fn widen_f16(self, from: &[u8; 32]) -> Self::F;
     /// 16 bf16 in a row.
     fn widen_bf16(self, from: &[u8; 32]) -> Self::F;
+    /// 16 signed bytes in a row.
+    fn widen_i8(self, from: &[u8; 16]) -> Self::F;
 
     /// [`load_4`](Self::load_4) of rows that are apart.
     fn gather_4(self, tile: Tile<'_>, at: usize) -> [Self::I; 4];

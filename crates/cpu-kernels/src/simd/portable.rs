@@ -203,6 +203,10 @@ impl Simd for Portable {
         }
         out
     }
+    #[inline(always)]
+    fn widen_i8(self, from: &[u8; 16]) -> F {
+        map(*from, |b| f32::from(b as i8))
+    }
 
     #[inline(always)]
     fn gather_4(self, tile: Tile<'_>, at: usize) -> [I; 4] {

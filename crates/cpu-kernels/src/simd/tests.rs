@@ -67,6 +67,7 @@ impl Op for Everything<'_> {
             ("f16 high", high),
             ("widen_f16", s.widen_f16(&halves[0])),
             ("widen_bf16", s.widen_bf16(&halves[1])),
+            ("widen_i8", s.widen_i8(&self.bytes.as_chunks().0[2])),
             ("as_f", s.as_f(a)),
             ("splat_f", s.splat_f(1.5)),
             ("add", s.add(x, y)),

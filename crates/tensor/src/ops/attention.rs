@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use blocks::DType;
-use cpu_kernels::attention::{self, AttentionConfig, KvRun, QueryRow};
+use cpu_kernels::attention::{self, AttentionAlgorithm, AttentionConfig, KvRun, QueryRow};
 
 use super::shapes;
 use crate::kv::{KvCache, SeqId};
@@ -27,7 +27,7 @@ pub struct AttentionSpec {
 }
 
 impl AttentionSpec {
-    fn config(&self, kv_dtype: DType) -> AttentionConfig {
+    fn config(&self, kv_dtype: DType, algorithm: AttentionAlgorithm) -> AttentionConfig {
         AttentionConfig {
             n_heads: self.n_heads,
             n_kv_heads: self.n_kv_heads,
@@ -35,6 +35,7 @@ impl AttentionSpec {
             scale: self.scale,
             softcap: self.softcap,
             kv_dtype,
+            algorithm,
         }
     }
 }
@@ -115,7 +116,7 @@ impl Compute {
                 QueryRow { runs: &runs[list], from, to }
             })
             .collect();
-        self.attend(q, &spec.config(cache.layout().dtype), &queries)
+        self.attend(q, &spec.config(cache.layout().dtype, self.attention_algorithm()), &queries)
     }
 
     /// Attention without a cache, in both directions: every row of `q`, `k`, `v`
@@ -155,7 +156,7 @@ impl Compute {
                 std::iter::repeat_n(row, run.len)
             })
             .collect();
-        self.attend(q, &spec.config(DType::F32), &queries)
+        self.attend(q, &spec.config(DType::F32, self.attention_algorithm()), &queries)
     }
 
     fn attend(
