@@ -14,6 +14,7 @@ pub mod activation;
 pub mod amx;
 pub mod attention;
 pub mod ceilings;
+pub mod elementwise;
 pub mod embed;
 mod error;
 mod isa;

@@ -43,6 +43,13 @@ impl<'a> Eager<'a> {
     ) -> Self {
         Self { compute, memory: Memory::Bidirectional { lengths }, tap }
     }
+
+    /// Lets the tap see the input of a layer.
+    fn show(&mut self, layer: &Linear, x: &Tensor) {
+        if let Some(tap) = &mut self.tap {
+            tap.linear_input(&layer.name, x);
+        }
+    }
 }
 
 impl Ops for Eager<'_> {
@@ -55,9 +62,7 @@ impl Ops for Eager<'_> {
     }
 
     fn linear(&mut self, layer: &Linear, x: &Tensor) -> Result<Tensor, Error> {
-        if let Some(tap) = &mut self.tap {
-            tap.linear_input(&layer.name, x);
-        }
+        self.show(layer, x);
         Ok(self.compute.linear(x, &layer.weight, layer.bias.as_ref())?)
     }
 
@@ -153,10 +158,34 @@ impl Ops for Eager<'_> {
     }
 
     fn zeros_like(&mut self, x: &Tensor) -> Result<Tensor, Error> {
-        Ok(Tensor::zeros(x.shape())?)
+        Ok(self.compute.zeros(x.shape())?)
     }
 
     fn gated(&mut self, gate: Tensor, up: &Tensor, f: Activation) -> Result<Tensor, Error> {
         Ok(self.compute.gated(gate, up, f)?)
+    }
+
+    fn linears<const N: usize>(
+        &mut self,
+        layers: [&Linear; N],
+        x: &Tensor,
+    ) -> Result<[Tensor; N], Error> {
+        for layer in layers {
+            self.show(layer, x);
+        }
+        Ok(self.compute.linears(x, layers.map(|l| (&l.weight, l.bias.as_ref())))?)
+    }
+
+    fn add_norm(
+        &mut self,
+        x: Tensor,
+        y: &Tensor,
+        layer: &NormLayer,
+    ) -> Result<(Tensor, Tensor), Error> {
+        let (norm, weight, bias) = (&layer.norm, &layer.weight, layer.bias.as_ref());
+        Ok(match norm.kind {
+            NormKind::Rms => self.compute.add_rms_norm(x, y, weight, norm.eps, norm.offset)?,
+            NormKind::Layer => self.compute.add_layer_norm(x, y, weight, bias, norm.eps)?,
+        })
     }
 }

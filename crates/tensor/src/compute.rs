@@ -3,17 +3,20 @@ use std::sync::Arc;
 use cpu_kernels::matmul::Activations;
 use cpu_kernels::{Isa, ThreadPool};
 
-use crate::{Device, Result};
+use crate::buffers::Buffers;
+use crate::{Device, Error, Result, Shape, Tensor};
 
 /// What operations run with: device, threads, instruction set, precision of activations.
 ///
-/// Cheap to clone. The operations are in the modules of `ops`, one a family.
+/// Cheap to clone. The operations are in the modules of `ops`, one a family. The memory of their
+/// results is used again once nobody holds them; clones share it.
 #[derive(Clone, Debug)]
 pub struct Compute {
     device: Device,
     pool: Pool,
     isa: Isa,
     activations: Activations,
+    buffers: Arc<Buffers>,
 }
 
 #[derive(Clone, Debug)]
@@ -31,6 +34,7 @@ impl Compute {
             pool: Pool::Global,
             isa: Isa::active(),
             activations: Activations::Int8,
+            buffers: Arc::new(Buffers::new()),
         }
     }
 
@@ -81,5 +85,24 @@ impl Compute {
             Pool::Global => ThreadPool::global(),
             Pool::Own(p) => p,
         }
+    }
+
+    /// An `f32` tensor of zeros in memory that is used again.
+    ///
+    /// # Errors
+    /// [`Error::Bytes`] if the size overflows.
+    pub fn zeros(&self, shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into();
+        if shape.elements().is_none() {
+            return Err(Error::Bytes { dtype: blocks::DType::F32, shape, bytes: 0 });
+        }
+        let mut zeros = self.unwritten([shape.rows(), shape.cols()]);
+        zeros.as_f32_mut()?.fill(0.0);
+        zeros.reshape(shape)
+    }
+
+    /// An `f32` matrix of any content, for an operation that writes all of it.
+    pub(crate) fn unwritten(&self, shape: [usize; 2]) -> Tensor {
+        Tensor::unwritten(&self.buffers, shape)
     }
 }

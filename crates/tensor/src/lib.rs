@@ -21,6 +21,7 @@
 //! # Ok::<(), tensor::Error>(())
 //! ```
 
+mod buffers;
 mod compute;
 mod device;
 mod error;

@@ -1,6 +1,6 @@
 //! Operations on each element, and softmax over rows.
 
-use cpu_kernels::{activation, softmax};
+use cpu_kernels::{activation, elementwise, softmax};
 
 use super::shapes;
 use crate::{Compute, Result, Tensor};
@@ -20,8 +20,13 @@ impl Compute {
             return Err(shapes("add", "equal shapes, or one row", &[&x, y]));
         }
         let y = y.to_f32()?;
-        for row in x.as_f32_mut()?.chunks_exact_mut(n.max(1)) {
-            for (a, b) in row.iter_mut().zip(y.as_f32()?) {
+        let (elements, y) = (x.as_f32_mut()?, y.as_f32()?);
+        if elements.len() == n {
+            elementwise::add(self.pool(), elements, y);
+            return Ok(x);
+        }
+        for row in elements.chunks_exact_mut(n.max(1)) {
+            for (a, b) in row.iter_mut().zip(y) {
                 *a += b;
             }
         }
@@ -37,9 +42,7 @@ impl Compute {
         if x.shape() != y.shape() {
             return Err(shapes("mul", "equal shapes", &[&x, y]));
         }
-        for (a, b) in x.as_f32_mut()?.iter_mut().zip(y.as_f32()?) {
-            *a *= b;
-        }
+        elementwise::mul(self.pool(), x.as_f32_mut()?, y.as_f32()?);
         Ok(x)
     }
 
