@@ -1,9 +1,13 @@
 //! Options that several commands share.
 
-use anyhow::{Result, bail};
+use std::io::Write;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use files::AtomicFile;
 use model::Repack;
 use sampling::{PenaltyWindow, SamplingParams};
-use tensor::{Activations, Compute, DType, Device};
+use tensor::{Activations, Compute, DType, Device, Profile};
 
 /// What a model runs on.
 #[derive(clap::Args, Clone)]
@@ -21,6 +25,10 @@ pub(crate) struct Hardware {
     /// is memory), always, or never (they stay in the mapped file)
     #[arg(long, default_value = "auto", value_name = "WHEN")]
     pub(crate) repack: Repack,
+    /// Show at the end where the time went, by operation, or write it to FILE for a trace viewer
+    /// (chrome://tracing, Perfetto)
+    #[arg(long, value_name = "FILE.json", num_args = 0..=1, require_equals = true)]
+    profile: Option<Option<PathBuf>>,
 }
 
 impl Hardware {
@@ -35,7 +43,27 @@ impl Hardware {
         if self.exact {
             compute = compute.with_activations(Activations::F32);
         }
+        if self.profile.is_some() {
+            compute = compute.with_profile(Profile::on());
+        }
         Ok(compute)
+    }
+
+    /// Shows or writes what `--profile` asked for.
+    pub(crate) fn tell(&self, profile: &Profile) -> Result<()> {
+        match &self.profile {
+            None => {}
+            Some(None) => eprint!("{}", profile.table()),
+            Some(Some(path)) => {
+                let write = || {
+                    let mut file = AtomicFile::create(path)?;
+                    file.write_all(profile.chrome_trace().as_bytes())?;
+                    file.commit()
+                };
+                write().with_context(|| path.display().to_string())?;
+            }
+        }
+        Ok(())
     }
 }
 

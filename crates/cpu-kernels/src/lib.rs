@@ -21,11 +21,14 @@ mod isa;
 pub mod matmul;
 pub mod norm;
 mod pool;
+pub mod profile;
 pub mod rope;
 mod simd;
 pub mod softmax;
+mod topology;
 
 pub use blocks::DType;
 pub use error::KernelError;
 pub use isa::{Isa, UnknownIsa};
 pub use pool::ThreadPool;
+pub use profile::Profile;

@@ -1,10 +1,11 @@
 //! [`Ops`] computed at once, with the kernels of `tensor`.
 
 use tensor::kv::KvCache;
-use tensor::{Activation, AttentionSpec, Compute, Rope, Tensor};
+use tensor::profile::Work;
+use tensor::{Activation, AttentionRow, AttentionSpec, Compute, Rope, Tensor};
 
 use crate::Error;
-use crate::batch::{Plan, Tap};
+use crate::batch::{Plan, Span, Tap};
 use crate::config::NormKind;
 use crate::linear::{Linear, NormLayer};
 use crate::ops::{Ops, Routed, TopK};
@@ -89,11 +90,27 @@ impl Ops for Eager<'_> {
         match &mut self.memory {
             Memory::Causal { cache, plan } => {
                 let (keys, values, width) = (k.as_f32()?, v.as_f32()?, k.cols());
+                let position = cache.layout().bytes_per_token() / cache.layout().layers;
+                let writing = self.compute.profile().scope("kv write", "", || Work {
+                    bytes: k.byte_len() + v.byte_len() + k.rows() * position,
+                    operations: 0,
+                });
                 for span in &plan.spans {
                     let part = span.rows.start * width..span.rows.end * width;
                     let (keys, values) = (&keys[part.clone()], &values[part]);
                     cache.write(layer, span.seq, span.slot, keys, values)?;
                 }
+                drop(writing);
+                let _scope = self.compute.profile().scope("attention", "", || {
+                    // Rows that follow each other read the same keys and values.
+                    let last = |s: &Span| plan.seen[s.rows.end - 1].visible();
+                    let read: usize = plan.spans.iter().map(last).sum();
+                    let seen: usize = plan.seen.iter().map(AttentionRow::visible).sum();
+                    Work {
+                        bytes: read * position,
+                        operations: 4 * seen * spec.n_heads * spec.head_dim,
+                    }
+                });
                 Ok(self.compute.attention(&q, spec, &**cache, layer, &plan.seen)?)
             }
             Memory::Bidirectional { lengths } => {

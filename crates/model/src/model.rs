@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use tensor::kv::{ContiguousKvCache, KvCache, KvLayout};
+use tensor::profile::Work;
 use tensor::{Compute, DType, Tensor};
 
 use crate::batch::{Batch, Forward, Outputs, Plan, Tap};
@@ -270,7 +271,11 @@ impl Model {
         let hidden = pick(&outputs.hidden)?;
         let logits = match outputs.logits.is_empty() {
             true => self.compute.zeros([0, decoder.config.vocab_size])?,
-            false => decoder.logits(ops, &pick(&outputs.logits)?)?,
+            false => {
+                let states = pick(&outputs.logits)?;
+                let _scope = self.compute.profile().scope("lm head", "", Work::default);
+                decoder.logits(ops, &states)?
+            }
         };
         Ok(Forward { logits, hidden })
     }

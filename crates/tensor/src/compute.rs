@@ -1,7 +1,8 @@
 use std::sync::Arc;
 
 use cpu_kernels::matmul::Activations;
-use cpu_kernels::{Isa, ThreadPool};
+use cpu_kernels::profile::{Scope, Work};
+use cpu_kernels::{Isa, Profile, ThreadPool};
 
 use crate::buffers::Buffers;
 use crate::{Device, Error, Result, Shape, Tensor};
@@ -49,7 +50,18 @@ impl Compute {
     /// The same with a pool of its own of `threads` threads.
     #[must_use]
     pub fn with_threads(self, threads: usize) -> Self {
-        Self { pool: Pool::Own(Arc::new(ThreadPool::new(threads))), ..self }
+        let profile = match &self.pool {
+            Pool::Global => Profile::default(),
+            Pool::Own(p) => p.profile().clone(),
+        };
+        Self { pool: Pool::Own(Arc::new(ThreadPool::profiled(threads, profile))), ..self }
+    }
+
+    /// The same with operations noted down in `profile`, on a pool of its own.
+    #[must_use]
+    pub fn with_profile(self, profile: Profile) -> Self {
+        let pool = ThreadPool::profiled(self.pool().threads(), profile);
+        Self { pool: Pool::Own(Arc::new(pool)), ..self }
     }
 
     /// The same with another instruction set.
@@ -85,6 +97,17 @@ impl Compute {
             Pool::Global => ThreadPool::global(),
             Pool::Own(p) => p,
         }
+    }
+
+    /// Where operations are noted down, if anywhere.
+    pub fn profile(&self) -> &Profile {
+        self.pool().profile()
+    }
+
+    /// A line of the profile for an operation that reads and writes these tensors once.
+    pub(crate) fn scope(&self, name: &'static str, moved: &[&Tensor]) -> Scope<'_> {
+        let bytes = || moved.iter().map(|t| t.byte_len()).sum();
+        self.profile().scope(name, "", || Work { bytes: bytes(), operations: 0 })
     }
 
     /// An `f32` tensor of zeros in memory that is used again.

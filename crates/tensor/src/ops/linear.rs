@@ -1,5 +1,6 @@
 //! Products with weights.
 
+use cpu_kernels::profile::Work;
 use cpu_kernels::{embed, matmul};
 
 use super::shapes;
@@ -17,6 +18,10 @@ impl Compute {
         if weight.cols() != k || weight.shape().dims().len() != 2 {
             return Err(shapes("linear", format!("x [m, k], weight [n, {k}]"), &[x, weight]));
         }
+        let _scope = self.profile().scope("linear", weight.dtype().name(), || Work {
+            bytes: weight.byte_len() + x.byte_len() + 4 * m * n,
+            operations: 2 * m * k * n,
+        });
         let mut y = self.unwritten([m, n]);
         let out = y.as_f32_mut()?;
         matmul::matmul(
@@ -68,6 +73,7 @@ impl Compute {
             return Err(crate::Error::Index { op: "embedding", index: id as usize, len: n });
         }
         let mut out = self.unwritten([ids.len(), table.cols()]);
+        let _scope = self.scope("embedding", &[&out]);
         embed::gather(self.pool(), &table.weight()?, ids, out.as_f32_mut()?)?;
         Ok(out)
     }

@@ -55,6 +55,7 @@ impl Compute {
                 got: rope.cos.len().to_string(),
             });
         }
+        let _scope = self.scope("rope", &[&x, &x]);
         let heads = x.cols() / head_dim;
         let (dim, layout) = (rope.rotary_dim, rope.layout);
         rope::apply(

@@ -15,6 +15,7 @@ impl Compute {
             return Err(Error::Index { op: "gather_rows", index, len: rows });
         }
         let mut out = self.unwritten([indices.len(), cols]);
+        let _scope = self.scope("gather rows", &[&out, &out]);
         for (&i, to) in indices.iter().zip(out.as_f32_mut()?.chunks_exact_mut(cols.max(1))) {
             to.copy_from_slice(&source[i * cols..(i + 1) * cols]);
         }

@@ -19,6 +19,7 @@ pub(crate) mod tiles;
 
 use super::{DisjointMut, Job, PANEL_GROUPS, Piece, Scratch};
 use crate::ThreadPool;
+use crate::profile::Work;
 use crate::simd::{LANES, Line, Op, Simd, Tile, dispatch_tiles};
 use activations::ActivationBlock;
 use blocks::DType;
@@ -110,7 +111,10 @@ pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) -> bool {
 
 fn run_format<F: Format>(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
     let out = &DisjointMut::new(out);
+    let read = || Work { bytes: size_of_val(job.x), operations: 0 };
+    let scope = pool.profile().scope("quantize activations", "", read);
     let acts = &*activations::quantize::<F>(pool, job);
+    drop(scope);
     job.for_pieces(pool, MAX_ACTS, |piece| {
         dispatch_tiles(job.isa, Int8Piece { job, acts, piece, out, format: PhantomData::<F> });
     });
