@@ -1,10 +1,8 @@
 //! Options that several commands share.
 
-use std::io::Write;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
-use files::AtomicFile;
 use model::Repack;
 use sampling::{PenaltyWindow, SamplingParams};
 use tensor::{Activations, Compute, DType, Device, Profile};
@@ -12,7 +10,7 @@ use tensor::{Activations, Compute, DType, Device, Profile};
 /// What a model runs on.
 #[derive(clap::Args, Clone)]
 pub(crate) struct Hardware {
-    /// Threads (default: INFINITY_THREADS, or as many as the machine allows)
+    /// Threads (default: INFINITY_THREADS, or one a core that may be used)
     #[arg(short, long, value_name = "N")]
     threads: Option<usize>,
     /// cpu or cuda:N
@@ -55,12 +53,9 @@ impl Hardware {
             None => {}
             Some(None) => eprint!("{}", profile.table()),
             Some(Some(path)) => {
-                let write = || {
-                    let mut file = AtomicFile::create(path)?;
-                    file.write_all(profile.chrome_trace().as_bytes())?;
-                    file.commit()
-                };
-                write().with_context(|| path.display().to_string())?;
+                let trace = profile.chrome_trace();
+                files::write_atomically(path, trace.as_bytes())
+                    .with_context(|| path.display().to_string())?;
             }
         }
         Ok(())
