@@ -107,5 +107,5 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         seen.truncate(session.len());
         messages.push(json!({ "role": "assistant", "content": done.text }));
     }
-    Ok(())
+    args.runtime.hardware.tell(loaded.model.compute().profile())
 }

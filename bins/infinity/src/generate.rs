@@ -90,7 +90,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             eprintln!("{}", summary(&done, sampler.seed()));
         }
     }
-    Ok(())
+    args.runtime.hardware.tell(loaded.model.compute().profile())
 }
 
 /// A flag that Ctrl-C sets; a second Ctrl-C ends the program.

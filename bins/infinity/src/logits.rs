@@ -53,7 +53,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let bytes = safetensors::serialize([(name, view)], None)?;
     files::write_atomically(&args.out, &bytes).with_context(|| args.out.display().to_string())?;
     println!("{}: {name} {shape:?}", args.out.display());
-    Ok(())
+    args.runtime.tell(loaded.model.compute().profile())
 }
 
 fn decode(model: &model::Model, ids: &[u32], args: &Args) -> Result<Tensor> {

@@ -1,14 +1,16 @@
 //! Options that several commands share.
 
-use anyhow::{Result, bail};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
 use model::Repack;
 use sampling::{PenaltyWindow, SamplingParams};
-use tensor::{Activations, Compute, DType, Device};
+use tensor::{Activations, Compute, DType, Device, Profile};
 
 /// What a model runs on.
 #[derive(clap::Args, Clone)]
 pub(crate) struct Hardware {
-    /// Threads (default: INFINITY_THREADS, or as many as the machine allows)
+    /// Threads (default: INFINITY_THREADS, or one a core that may be used)
     #[arg(short, long, value_name = "N")]
     threads: Option<usize>,
     /// cpu or cuda:N
@@ -21,6 +23,10 @@ pub(crate) struct Hardware {
     /// is memory), always, or never (they stay in the mapped file)
     #[arg(long, default_value = "auto", value_name = "WHEN")]
     pub(crate) repack: Repack,
+    /// Show at the end where the time went, by operation, or write it to FILE for a trace viewer
+    /// (chrome://tracing, Perfetto)
+    #[arg(long, value_name = "FILE.json", num_args = 0..=1, require_equals = true)]
+    profile: Option<Option<PathBuf>>,
 }
 
 impl Hardware {
@@ -35,7 +41,24 @@ impl Hardware {
         if self.exact {
             compute = compute.with_activations(Activations::F32);
         }
+        if self.profile.is_some() {
+            compute = compute.with_profile(Profile::on());
+        }
         Ok(compute)
+    }
+
+    /// Shows or writes what `--profile` asked for.
+    pub(crate) fn tell(&self, profile: &Profile) -> Result<()> {
+        match &self.profile {
+            None => {}
+            Some(None) => eprint!("{}", profile.table()),
+            Some(Some(path)) => {
+                let trace = profile.chrome_trace();
+                files::write_atomically(path, trace.as_bytes())
+                    .with_context(|| path.display().to_string())?;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -7,6 +7,7 @@ use model::{Batch, Model, Outputs};
 use sampling::Sampler;
 use tensor::DType;
 use tensor::kv::{ContiguousKvCache, KvCache, SeqId};
+use tensor::profile::Work;
 use tokenizer::{DecodeOptions, Tokenizer};
 
 /// Rows of a prompt that enter the model at a time.
@@ -19,6 +20,9 @@ pub(crate) struct Session<'a> {
     context: usize,
     /// The logits that the next token is drawn from.
     logits: Vec<f32>,
+    /// The rows of a step and what is wanted of them, used again.
+    batch: Batch,
+    outputs: Outputs,
 }
 
 /// Why a generation ended.
@@ -68,7 +72,9 @@ impl<'a> Session<'a> {
     pub(crate) fn new(model: &'a Model, kv_type: DType, context: Option<usize>) -> Result<Self> {
         let limit = model.decoder()?.config.context_length;
         let context = context.unwrap_or(limit).min(limit);
-        Ok(Self { model, cache: model.new_cache(kv_type, context)?, context, logits: Vec::new() })
+        let cache = model.new_cache(kv_type, context)?;
+        let (logits, batch, outputs) = (Vec::new(), Batch::new(), Outputs::default());
+        Ok(Self { model, cache, context, logits, batch, outputs })
     }
 
     /// Positions taken.
@@ -95,10 +101,11 @@ impl<'a> Session<'a> {
             if interrupted() {
                 return Ok(false);
             }
-            let mut batch = Batch::new();
-            batch.extend(SEQ, chunk);
-            let outputs = Outputs::last_logits(&batch);
-            let out = self.model.forward(&batch, &mut self.cache, &outputs)?;
+            self.batch.clear();
+            self.batch.extend(SEQ, chunk);
+            self.outputs.logits.clear();
+            self.outputs.logits.push(chunk.len() - 1);
+            let out = self.model.forward(&self.batch, &mut self.cache, &self.outputs)?;
             self.logits.clear();
             self.logits.extend_from_slice(out.logits.as_f32()?);
         }
@@ -117,12 +124,15 @@ impl<'a> Session<'a> {
         if prompt.is_empty() && self.logits.is_empty() {
             bail!("the prompt has no tokens, and this model's vocabulary adds none; give a prompt");
         }
+        let profile = self.model.compute().profile();
         let start = Instant::now();
+        let scope = profile.scope("prefill", "", Work::default);
         sampler.observe_prompt(prompt);
         let mut finish = match self.feed(prompt, limits.interrupted)? {
             true => Finish::Length,
             false => Finish::Interrupted,
         };
+        drop(scope);
         let prefill = start.elapsed();
         let start = Instant::now();
         let (mut ids, mut text) = (Vec::new(), String::new());
@@ -133,16 +143,21 @@ impl<'a> Session<'a> {
                 finish = Finish::Interrupted;
                 break;
             }
+            let _step = profile.scope("decode", "", Work::default);
+            let sampling = profile.scope("sampling", "", Work::default);
             let id = sampler.next_token(&self.logits).context("the model's logits")?;
+            drop(sampling);
             ids.push(id);
             if tokenizer.is_eog(id) && !limits.ignore_eos {
                 finish = Finish::Stop;
                 break;
             }
+            let showing = profile.scope("text", "", Work::default);
             if let Some(piece) = stream.push(id)? {
                 text.push_str(&piece);
                 on_text(&piece)?;
             }
+            drop(showing);
             if ids.len() == limits.max_tokens {
                 break;
             }

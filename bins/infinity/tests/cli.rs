@@ -50,6 +50,37 @@ fn greedy_text_is_the_same_each_time_and_seeds_decide_the_rest() {
 }
 
 #[test]
+fn a_profile_tells_where_the_time_went() {
+    let folder = tempfile::tempdir().unwrap();
+    let (model, small, file) =
+        (bard(), folder.path().join("q8.gguf"), folder.path().join("trace.json"));
+    succeed(&["quantize", text(&model), text(&small), "Q8_0"]);
+    let args =
+        ["generate", text(&small), "-p", "The king", "-n", "4", "--temperature", "0", "--json"];
+    let plain = infinity(&args);
+    let table = infinity(&[&args[..], &["--profile"]].concat());
+    let text_of = |out: &Output| -> Value {
+        serde_json::from_slice::<Value>(&out.stdout).unwrap()["text"].clone()
+    };
+    assert_eq!(text_of(&table), text_of(&plain));
+    assert!(plain.stderr.is_empty());
+    let lines = String::from_utf8(table.stderr).unwrap();
+    let calls = |name: &str| -> usize {
+        let line = lines.lines().find(|l| l.starts_with(name)).unwrap_or_else(|| panic!("{lines}"));
+        line[name.len()..].split_whitespace().next().unwrap().parse().unwrap()
+    };
+    // Four tokens are chosen, and three of them are fed again through six layers of seven products.
+    assert_eq!((calls("decode"), calls("  sampling"), calls("  attention")), (4, 4, 18));
+    assert_eq!((calls("  linear Q8_0"), calls("    quantize activations")), (126, 126));
+
+    succeed(&[&args[..], &[&format!("--profile={}", text(&file))]].concat());
+    let events: Vec<Value> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+    let attention: Vec<&Value> = events.iter().filter(|e| e["name"] == "attention").collect();
+    assert_eq!(attention.len(), 24);
+    assert!(attention.iter().all(|e| e["ph"] == "X" && e["dur"].as_f64().unwrap() > 0.0));
+}
+
+#[test]
 fn tokens_go_there_and_back() {
     let folder = tempfile::tempdir().unwrap();
     let (model, file) = (bard(), folder.path().join("text.txt"));

@@ -89,28 +89,29 @@ impl Op for Apply<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let Apply { act, x, up } = self;
-        let mut at = 0;
-        while at < x.len() {
-            let n = LANES.min(x.len() - at);
-            let mut v = [0.0; LANES];
-            v[..n].copy_from_slice(&x[at..at + n]);
-            evaluate(s, act, &mut v);
-            if let Some(up) = up {
-                for (v, up) in v.iter_mut().zip(&up[at..at + n]) {
-                    *v *= up;
-                }
-            }
-            x[at..at + n].copy_from_slice(&v[..n]);
-            at += n;
+        let (chunks, rest) = x.as_chunks_mut::<LANES>();
+        let (ups, up_rest) = up.unwrap_or_default().as_chunks::<LANES>();
+        for (i, chunk) in chunks.iter_mut().enumerate() {
+            let v = evaluate(s, act, s.load_f(chunk));
+            let v = if up.is_some() { s.mul(v, s.load_f(&ups[i])) } else { v };
+            s.store_f(v, chunk);
         }
+        if rest.is_empty() {
+            return;
+        }
+        let (mut last, mut last_up) = ([0.0; LANES], [1.0; LANES]);
+        last[..rest.len()].copy_from_slice(rest);
+        last_up[..up_rest.len()].copy_from_slice(up_rest);
+        let v = s.mul(evaluate(s, act, s.load_f(&last)), s.load_f(&last_up));
+        s.store_f(v, &mut last);
+        rest.copy_from_slice(&last[..rest.len()]);
     }
 }
 
 #[inline(always)]
-fn evaluate<S: Simd>(s: S, act: Activation, v: &mut [f32; LANES]) {
-    let x = s.load_f(v);
+fn evaluate<S: Simd>(s: S, act: Activation, x: S::F) -> S::F {
     let one = s.splat_f(1.0);
-    let y = match act {
+    match act {
         Activation::Silu => s.div(x, s.add(one, math::exp(s, s.sub(s.splat_f(0.0), x)))),
         Activation::GeluQuick => s.div(x, s.add(one, math::exp(s, s.mul(s.splat_f(-1.702), x)))),
         Activation::GeluTanh => {
@@ -126,14 +127,15 @@ fn evaluate<S: Simd>(s: S, act: Activation, v: &mut [f32; LANES]) {
             s.mul(r, r)
         }
         Activation::GeluErf => {
-            for x in v.iter_mut() {
+            let mut v = [0.0; LANES];
+            s.store_f(x, &mut v);
+            for x in &mut v {
                 // x Phi(x) = x erfc(-x / sqrt 2) / 2: no cancellation for negative x.
                 *x *= 0.5 * libm::erfcf(-*x * std::f32::consts::FRAC_1_SQRT_2);
             }
-            return;
+            s.load_f(&v)
         }
-    };
-    s.store_f(y, v);
+    }
 }
 
 #[cfg(test)]

@@ -2,153 +2,177 @@
 //!
 //! RMS: `out = x / sqrt(mean(x^2) + eps) * (offset + w)` (Zhang and Sennrich 2019; Gemma stores
 //! `w - 1`, hence the offset). Layer: `out = (x - mean) / sqrt(var + eps) * w + b` (Ba et al.
-//! 2016), the variance over n. Sums are in f64, in eight lanes.
+//! 2016), the variance over n. Sums are in f64, in a
+//! fixed order.
 
 use crate::matmul::DisjointMut;
 use crate::simd::{Op, Simd, dispatch};
-use crate::{Isa, ThreadPool};
+use crate::{Isa, ThreadPool, elementwise};
 
-/// RMS norm of each row of `weight.len()` elements. `weight_offset` is 1 for Gemma, else 0.
+/// A normalisation with its parameters.
+#[derive(Clone, Copy, Debug)]
+pub struct Norm<'a> {
+    /// Which.
+    pub kind: NormKind<'a>,
+    /// Added to the mean square, or to the variance.
+    pub eps: f32,
+    /// As long as what is normalised.
+    pub weight: &'a [f32],
+}
+
+/// Kinds of normalisation.
+#[derive(Clone, Copy, Debug)]
+pub enum NormKind<'a> {
+    /// By the root of the mean square.
+    Rms {
+        /// Added to the weight: 1 for Gemma, else 0.
+        weight_offset: f32,
+    },
+    /// By mean and variance.
+    Layer {
+        /// Added at the end; as long as the weight, or `None` for zeros.
+        bias: Option<&'a [f32]>,
+    },
+}
+
+/// `out = norm(x)`, each row of `norm.weight.len()` elements.
 ///
 /// # Panics
 /// If lengths do not agree.
-pub fn rms_norm(
-    pool: &ThreadPool,
-    x: &[f32],
-    weight: &[f32],
-    eps: f32,
-    weight_offset: f32,
-    out: &mut [f32],
-) {
-    check(x, weight, out);
-    for_rows(pool, x, weight.len(), out, |x, out| {
-        dispatch(Isa::active(), Rms { x, weight, eps, weight_offset, out });
-    });
-}
-
-/// Layer norm of each row of `weight.len()` elements.
-///
-/// # Panics
-/// If lengths do not agree.
-pub fn layer_norm(
-    pool: &ThreadPool,
-    x: &[f32],
-    weight: &[f32],
-    bias: &[f32],
-    eps: f32,
-    out: &mut [f32],
-) {
-    check(x, weight, out);
-    assert_eq!(weight.len(), bias.len(), "as many biases as weights");
-    for_rows(pool, x, weight.len(), out, |x, out| {
-        dispatch(Isa::active(), Layer { x, weight, bias, eps, out });
-    });
-}
-
-fn check(x: &[f32], weight: &[f32], out: &[f32]) {
-    assert_eq!(x.len(), out.len(), "the output is as long as the input");
-    assert!(x.is_empty() || x.len().is_multiple_of(weight.len()), "whole rows");
-}
-
-/// Runs `body` on each pair of rows of `n` elements.
-fn for_rows(
-    pool: &ThreadPool,
-    x: &[f32],
-    n: usize,
-    out: &mut [f32],
-    body: impl Fn(&[f32], &mut [f32]) + Sync,
-) {
-    if n == 0 {
-        return;
-    }
+pub fn norm(pool: &ThreadPool, norm: &Norm<'_>, x: &[f32], out: &mut [f32]) {
+    let n = norm.check(x, out);
     let out = DisjointMut::new(out);
-    // Some 16,384 elements a chunk: about ten times what handing out a chunk costs.
-    let step = (16_384 / n).max(1) * n;
-    pool.run(x.len().div_ceil(step), |chunk| {
-        let range = chunk * step..x.len().min((chunk + 1) * step);
+    for_rows(pool, x.len(), n, |range| {
         // SAFETY: chunks are disjoint.
         let out = unsafe { out.slice_mut(range.clone()) };
-        for (x, out) in x[range].chunks_exact(n).zip(out.chunks_exact_mut(n)) {
-            body(x, out);
-        }
+        dispatch(Isa::active(), Rows { norm, x: &x[range], out });
     });
 }
 
-struct Rms<'a> {
+/// `x = x + y`, `out = norm(x)`, in one pass over memory; the same results as one after the other.
+///
+/// # Panics
+/// If lengths do not agree.
+pub fn add_norm(pool: &ThreadPool, norm: &Norm<'_>, x: &mut [f32], y: &[f32], out: &mut [f32]) {
+    let n = norm.check(x, out);
+    assert_eq!(x.len(), y.len(), "as many elements to add");
+    let (len, x, out) = (x.len(), DisjointMut::new(x), DisjointMut::new(out));
+    for_rows(pool, len, n, |range| {
+        // SAFETY: chunks are disjoint.
+        let (x, out) = unsafe { (x.slice_mut(range.clone()), out.slice_mut(range.clone())) };
+        dispatch(Isa::active(), AddRows { norm, x, y: &y[range], out });
+    });
+}
+
+impl Norm<'_> {
+    /// The length of a row.
+    fn check(&self, x: &[f32], out: &[f32]) -> usize {
+        let n = self.weight.len();
+        assert_eq!(x.len(), out.len(), "the output is as long as the input");
+        assert!(x.is_empty() || x.len().is_multiple_of(n), "whole rows");
+        if let NormKind::Layer { bias: Some(bias) } = self.kind {
+            assert_eq!(n, bias.len(), "as many biases as weights");
+        }
+        n
+    }
+}
+
+/// Runs `body` on ranges of whole rows of `n` elements.
+fn for_rows(pool: &ThreadPool, len: usize, n: usize, body: impl Fn(std::ops::Range<usize>) + Sync) {
+    // About ten times what handing out a chunk costs.
+    let step = (elementwise::CHUNK / n.max(1)).max(1) * n.max(1);
+    pool.run(len.div_ceil(step), |chunk| body(chunk * step..len.min((chunk + 1) * step)));
+}
+
+struct Rows<'a> {
+    norm: &'a Norm<'a>,
     x: &'a [f32],
-    weight: &'a [f32],
-    eps: f32,
-    weight_offset: f32,
     out: &'a mut [f32],
 }
 
-impl Op for Rms<'_> {
+impl Op for Rows<'_> {
     type Output = ();
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let mean = sum_squares(self.x, 0.0) / self.x.len() as f64;
-        let scale = 1.0 / (mean as f32 + self.eps).sqrt();
-        for ((out, x), w) in self.out.iter_mut().zip(self.x).zip(self.weight) {
-            *out = x * scale * (self.weight_offset + w);
+        let n = self.norm.weight.len();
+        for (x, out) in self.x.chunks_exact(n).zip(self.out.chunks_exact_mut(n)) {
+            row(self.norm, x, out);
         }
     }
 }
 
-struct Layer<'a> {
-    x: &'a [f32],
-    weight: &'a [f32],
-    bias: &'a [f32],
-    eps: f32,
+struct AddRows<'a> {
+    norm: &'a Norm<'a>,
+    x: &'a mut [f32],
+    y: &'a [f32],
     out: &'a mut [f32],
 }
 
-impl Op for Layer<'_> {
+impl Op for AddRows<'_> {
     type Output = ();
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
-        let n = self.x.len() as f64;
-        let mean = sum(self.x) / n;
-        let variance = sum_squares(self.x, mean) / n;
-        let scale = (1.0 / (variance + f64::from(self.eps)).sqrt()) as f32;
-        let mean = mean as f32;
-        let parameters = self.weight.iter().zip(self.bias);
-        for ((out, x), (w, b)) in self.out.iter_mut().zip(self.x).zip(parameters) {
-            *out = (x - mean) * scale * w + b;
+    fn run<S: Simd>(self, s: S) {
+        let n = self.norm.weight.len();
+        let inputs = self.x.chunks_exact_mut(n).zip(self.y.chunks_exact(n));
+        for ((x, y), out) in inputs.zip(self.out.chunks_exact_mut(n)) {
+            elementwise::add_here(s, x, y);
+            row(self.norm, x, out);
         }
     }
 }
 
+// Compiled for the instructions of the caller; the loops are simple enough for the compiler.
 #[inline(always)]
-fn sum(x: &[f32]) -> f64 {
-    let mut lanes = [0.0f64; 8];
-    let (chunks, rest) = x.as_chunks::<8>();
-    for chunk in chunks {
-        for i in 0..8 {
-            lanes[i] += f64::from(chunk[i]);
+fn row(norm: &Norm<'_>, x: &[f32], out: &mut [f32]) {
+    let &Norm { kind, eps, weight } = norm;
+    let n = x.len() as f64;
+    match kind {
+        NormKind::Rms { weight_offset } => {
+            let mean = sum(x, |x| x * x) / n;
+            let scale = 1.0 / (mean as f32 + eps).sqrt();
+            for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                *out = x * scale * (weight_offset + w);
+            }
+        }
+        NormKind::Layer { bias } => {
+            let mean = sum(x, |x| x) / n;
+            let variance = sum(x, |x| (x - mean) * (x - mean)) / n;
+            let scale = (1.0 / (variance + f64::from(eps)).sqrt()) as f32;
+            let mean = mean as f32;
+            for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
+                *out = (x - mean) * scale * w;
+            }
+            for (out, b) in out.iter_mut().zip(bias.unwrap_or_default()) {
+                *out += b;
+            }
         }
     }
-    for (lane, x) in lanes.iter_mut().zip(rest) {
-        *lane += f64::from(*x);
-    }
-    lanes.iter().sum()
 }
 
-/// `sum (x - mean)^2`
+/// Sums side by side, so that one addition need not wait for the last.
+const SUMS: usize = 32;
+
+/// `sum f(x)` in a fixed order.
 #[inline(always)]
-fn sum_squares(x: &[f32], mean: f64) -> f64 {
-    let mut lanes = [0.0f64; 8];
-    let (chunks, rest) = x.as_chunks::<8>();
+fn sum(x: &[f32], f: impl Fn(f64) -> f64) -> f64 {
+    let mut sums = [0.0f64; SUMS];
+    let (chunks, rest) = x.as_chunks::<SUMS>();
     for chunk in chunks {
-        for i in 0..8 {
-            let v = f64::from(chunk[i]) - mean;
-            lanes[i] += v * v;
+        for i in 0..SUMS {
+            sums[i] += f(f64::from(chunk[i]));
         }
     }
-    for (lane, x) in lanes.iter_mut().zip(rest) {
-        let v = f64::from(*x) - mean;
-        *lane += v * v;
+    for (sum, x) in sums.iter_mut().zip(rest) {
+        *sum += f(f64::from(*x));
     }
-    lanes.iter().sum()
+    let mut half = SUMS / 2;
+    while half > 0 {
+        for i in 0..half {
+            sums[i] += sums[i + half];
+        }
+        half /= 2;
+    }
+    sums[0]
 }
 
 #[cfg(test)]
@@ -161,12 +185,15 @@ mod tests {
         let pool = ThreadPool::new(1);
         let (x, w) = ([1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 2.0, 2.0]);
         let mut out = [0.0; 4];
-        rms_norm(&pool, &x, &w, 0.0, 0.0, &mut out);
+        let rms = |weight_offset| NormKind::Rms { weight_offset };
+        norm(&pool, &Norm { kind: rms(0.0), eps: 0.0, weight: &w }, &x, &mut out);
         let want = [0.365_148_4, 0.730_296_7, 2.190_890_2, 2.921_187];
         assert!(out.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{out:?}");
-        rms_norm(&pool, &x, &[0.0, 0.0, 1.0, 1.0], 0.0, 1.0, &mut out);
+        let less = [0.0, 0.0, 1.0, 1.0];
+        norm(&pool, &Norm { kind: rms(1.0), eps: 0.0, weight: &less }, &x, &mut out);
         assert!(out.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{out:?}");
-        layer_norm(&pool, &x, &w, &[0.5; 4], 1e-5, &mut out);
+        let kind = NormKind::Layer { bias: Some(&[0.5; 4]) };
+        norm(&pool, &Norm { kind, eps: 1e-5, weight: &w }, &x, &mut out);
         let want = [-0.841_635_4, 0.052_788_2, 1.394_423_6, 3.183_270_8];
         assert!(out.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{out:?}");
     }
@@ -176,13 +203,32 @@ mod tests {
         let n = 70;
         let x: Vec<f32> = (0..n * 600).map(|i| (i as f32 * 0.37).sin()).collect();
         let w: Vec<f32> = (0..n).map(|i| 1.0 + i as f32 * 0.01).collect();
+        let rms = Norm { kind: NormKind::Rms { weight_offset: 0.0 }, eps: 1e-5, weight: &w };
         let mut batch = vec![0.0; x.len()];
-        rms_norm(&ThreadPool::new(3), &x, &w, 1e-5, 0.0, &mut batch);
+        norm(&ThreadPool::new(3), &rms, &x, &mut batch);
         let pool = ThreadPool::new(1);
         for (x, want) in x.chunks(n).zip(batch.chunks(n)) {
             let mut alone = vec![0.0; n];
-            rms_norm(&pool, x, &w, 1e-5, 0.0, &mut alone);
+            norm(&pool, &rms, x, &mut alone);
             assert_eq!(alone, want);
+        }
+    }
+
+    #[test]
+    fn the_fused_sum_is_the_sum() {
+        let n = 70;
+        let x: Vec<f32> = (0..n * 600).map(|i| (i as f32 * 0.37).sin()).collect();
+        let y: Vec<f32> = (0..n * 600).map(|i| (i as f32 * 0.21).cos()).collect();
+        let (w, b) = (vec![1.5; n], vec![0.25; n]);
+        let pool = ThreadPool::new(2);
+        for kind in [NormKind::Rms { weight_offset: 0.0 }, NormKind::Layer { bias: Some(&b) }] {
+            let which = Norm { kind, eps: 1e-5, weight: &w };
+            let (mut fused, mut out) = (x.clone(), vec![0.0; x.len()]);
+            add_norm(&pool, &which, &mut fused, &y, &mut out);
+            let sum: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x + y).collect();
+            let mut want = vec![0.0; x.len()];
+            norm(&pool, &which, &sum, &mut want);
+            assert_eq!((fused, out), (sum, want));
         }
     }
 }

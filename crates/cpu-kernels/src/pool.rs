@@ -7,6 +7,7 @@
 //! one job runs at a time, and a job started from within a job, or while another thread's job
 //! runs, is done by its caller alone.
 
+use crate::Profile;
 use std::any::Any;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
@@ -28,6 +29,7 @@ pub struct ThreadPool {
     workers: Vec<JoinHandle<()>>,
     /// Held by the thread whose job the workers see.
     owner: Mutex<()>,
+    profile: Profile,
 }
 
 /// One call of [`ThreadPool::run`], on the caller's stack.
@@ -38,6 +40,8 @@ struct Job<'a> {
     panic: Mutex<Option<Box<dyn Any + Send>>>,
 }
 
+/// A line of its own: what a job changes is not on the lines that callers keep reading.
+#[repr(align(128))]
 struct Shared {
     /// The job at hand, or null. Read only by a thread that has counted itself in `inside`.
     job: AtomicPtr<Job<'static>>,
@@ -129,6 +133,11 @@ impl ThreadPool {
     /// than 1024 as 1024. If
     /// the system refuses a thread, the pool goes on with those it has.
     pub fn new(threads: usize) -> ThreadPool {
+        ThreadPool::profiled(threads, Profile::default())
+    }
+
+    /// As [`new`](Self::new), with a profile for what runs on it.
+    pub fn profiled(threads: usize, profile: Profile) -> ThreadPool {
         let shared = Arc::new(Shared {
             job: AtomicPtr::new(ptr::null_mut()),
             inside: AtomicUsize::new(0),
@@ -150,12 +159,12 @@ impl ThreadPool {
                 }
             }
         }
-        ThreadPool { shared, workers, owner: Mutex::new(()) }
+        ThreadPool { shared, workers, owner: Mutex::new(()), profile }
     }
 
     /// The pool of this process. Unless [`init_global`](Self::init_global) came first, it has as
-    /// many threads as the environment variable `INFINITY_THREADS` says, or else as many as the
-    /// system lets this process run at once (affinity and cgroup quotas counted).
+    /// many threads as the environment variable `INFINITY_THREADS` says, or else one a core that
+    /// the system lets this process run on, and no more than the quota of its control group.
     pub fn global() -> &'static ThreadPool {
         GLOBAL.get_or_init(|| ThreadPool::new(default_threads()))
     }
@@ -173,6 +182,11 @@ impl ThreadPool {
     /// Threads that take part in a job, the caller counted.
     pub fn threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Where kernels note what they do.
+    pub fn profile(&self) -> &Profile {
+        &self.profile
     }
 
     /// Runs `body(i)` once for every `i` in `0..chunks` and returns when all are done. The order
@@ -225,7 +239,11 @@ impl std::fmt::Debug for ThreadPool {
 }
 
 fn default_threads() -> usize {
-    let available = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    // Two threads of one core share what the kernels need, so a second one is of no use.
+    let available = || {
+        let threads = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        crate::topology::cores().map_or(threads, |cores| threads.min(cores.get()))
+    };
     match std::env::var("INFINITY_THREADS") {
         Err(_) => available(),
         Ok(text) => match text.trim().parse() {

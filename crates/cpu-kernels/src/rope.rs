@@ -3,8 +3,9 @@
 //!
 //! `(a, b) -> (a cos - b sin, a sin + b cos)`. Which elements form a pair is the layout.
 
-use crate::ThreadPool;
 use crate::matmul::DisjointMut;
+use crate::simd::{Op, Simd, dispatch};
+use crate::{Isa, ThreadPool, elementwise};
 
 /// Which elements are turned together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -40,33 +41,52 @@ pub fn apply(
     let rows = x.len() / width;
     assert!(cos.len() == rows * half && sin.len() == cos.len(), "an angle for each pair of a row");
     let x = DisjointMut::new(x);
-    // Some 16,384 elements a chunk: about ten times what handing out a chunk costs.
-    let step = (16_384 / width).max(1);
+    // About ten times what handing out a chunk costs.
+    let step = (elementwise::CHUNK / width).max(1);
     pool.run(rows.div_ceil(step), |chunk| {
-        for row in chunk * step..rows.min((chunk + 1) * step) {
-            // SAFETY: rows are disjoint, and each belongs to one chunk.
-            let x = unsafe { x.slice_mut(row * width..(row + 1) * width) };
-            let (cos, sin) = (&cos[row * half..][..half], &sin[row * half..][..half]);
-            for head in x.chunks_exact_mut(head_dim) {
-                rotate_head(&mut head[..rotary_dim], cos, sin, layout);
-            }
-        }
+        let rows = chunk * step..rows.min((chunk + 1) * step);
+        // SAFETY: rows are disjoint, and each belongs to one chunk.
+        let x = unsafe { x.slice_mut(rows.start * width..rows.end * width) };
+        let angles = rows.start * half..rows.end * half;
+        let (cos, sin) = (&cos[angles.clone()], &sin[angles]);
+        dispatch(Isa::active(), Rows { x, width, head_dim, half, cos, sin, layout });
     });
 }
 
-fn rotate_head(head: &mut [f32], cos: &[f32], sin: &[f32], layout: RopeLayout) {
-    match layout {
-        RopeLayout::Interleaved => {
-            let pairs = head.as_chunks_mut::<2>().0.iter_mut();
-            for ((pair, cos), sin) in pairs.zip(cos).zip(sin) {
-                *pair = rotate(*pair, *cos, *sin);
-            }
-        }
-        RopeLayout::Half => {
-            let (first, second) = head.split_at_mut(cos.len());
-            let pairs = first.iter_mut().zip(second);
-            for (((a, b), cos), sin) in pairs.zip(cos).zip(sin) {
-                [*a, *b] = rotate([*a, *b], *cos, *sin);
+struct Rows<'a> {
+    x: &'a mut [f32],
+    width: usize,
+    head_dim: usize,
+    half: usize,
+    cos: &'a [f32],
+    sin: &'a [f32],
+    layout: RopeLayout,
+}
+
+// The loops are simple enough for the compiler, which has the instructions of the path here.
+impl Op for Rows<'_> {
+    type Output = ();
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let Rows { x, width, head_dim, half, cos, sin, layout } = self;
+        let angles = cos.chunks_exact(half).zip(sin.chunks_exact(half));
+        for (row, (cos, sin)) in x.chunks_exact_mut(width).zip(angles) {
+            for head in row.chunks_exact_mut(head_dim) {
+                match layout {
+                    RopeLayout::Interleaved => {
+                        let pairs = head[..2 * half].as_chunks_mut::<2>().0.iter_mut();
+                        for ((pair, cos), sin) in pairs.zip(cos).zip(sin) {
+                            *pair = rotate(*pair, *cos, *sin);
+                        }
+                    }
+                    RopeLayout::Half => {
+                        let (first, second) = head[..2 * half].split_at_mut(half);
+                        let pairs = first.iter_mut().zip(second);
+                        for (((a, b), cos), sin) in pairs.zip(cos).zip(sin) {
+                            [*a, *b] = rotate([*a, *b], *cos, *sin);
+                        }
+                    }
+                }
             }
         }
     }

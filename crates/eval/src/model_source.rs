@@ -60,7 +60,8 @@ impl LogitsSource for ModelLogits<'_> {
             outputs.logits.extend(piece.wanted.clone().map(|i| first + i));
         }
         let forward = self.model.forward(&batch, &mut self.cache, &outputs).map_err(failed)?;
-        *logits = forward.logits.into_vec().map_err(failed)?;
+        logits.clear();
+        logits.extend_from_slice(forward.logits.as_f32().map_err(failed)?);
         Ok(())
     }
 }

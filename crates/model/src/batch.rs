@@ -1,6 +1,5 @@
 //! The ragged batch: which rows a forward computes, what each of them sees, and what is wanted.
 
-use std::collections::HashMap;
 use std::ops::Range;
 
 use tensor::kv::{KvCache, SeqId};
@@ -47,8 +46,8 @@ pub struct Row {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Batch {
     rows: Vec<Row>,
-    /// The last row of each sequence's chain, which [`Batch::extend`] goes on from.
-    last: HashMap<SeqId, usize>,
+    /// The last row of each sequence's chain, which [`Batch::extend`] goes on from; by sequence.
+    last: Vec<(SeqId, usize)>,
 }
 
 impl Batch {
@@ -60,17 +59,32 @@ impl Batch {
     /// Appends tokens that follow each other, after the rows of this sequence that were appended
     /// before (or what the cache holds).
     pub fn extend(&mut self, seq: SeqId, tokens: &[u32]) {
+        let mut parent = self.last_of(seq).ok().map(|i| self.last[i].1);
         for &token in tokens {
-            let parent = self.last.get(&seq).copied();
-            self.push(Row { token, seq, parent });
+            parent = Some(self.push(Row { token, seq, parent }));
         }
     }
 
     /// Appends one row and returns its number; `parent` makes trees.
     pub fn push(&mut self, row: Row) -> usize {
+        let number = self.rows.len();
         self.rows.push(row);
-        self.last.insert(row.seq, self.rows.len() - 1);
-        self.rows.len() - 1
+        match self.last_of(row.seq) {
+            Ok(i) => self.last[i].1 = number,
+            Err(i) => self.last.insert(i, (row.seq, number)),
+        }
+        number
+    }
+
+    /// Forgets the rows; their memory is used again.
+    pub fn clear(&mut self) {
+        self.rows.clear();
+        self.last.clear();
+    }
+
+    /// Where the last row of a sequence stands in `last`, or would.
+    fn last_of(&self, seq: SeqId) -> Result<usize, usize> {
+        self.last.binary_search_by_key(&seq, |&(s, _)| s)
     }
 
     /// The rows in order.
@@ -93,28 +107,43 @@ impl Batch {
     /// # Errors
     /// [`Error::InvalidParent`].
     pub fn plan(&self, cache: &dyn KvCache) -> Result<Plan, Error> {
-        let mut next: HashMap<SeqId, usize> = HashMap::new();
         let mut plan = Plan::default();
+        self.plan_into(cache, &mut plan)?;
+        Ok(plan)
+    }
+
+    /// [`Batch::plan`] into memory that is used again.
+    ///
+    /// # Errors
+    /// As there; what `plan` holds then is unspecified.
+    pub fn plan_into(&self, cache: &dyn KvCache, plan: &mut Plan) -> Result<(), Error> {
+        plan.clear();
+        let mut at = 0;
         for (i, row) in self.rows.iter().enumerate() {
-            let base = cache.len(row.seq);
-            let slot = next.entry(row.seq).or_insert(base);
+            at = plan.sequence(row.seq, at, cache);
+            let Sequence { base, .. } = plan.sequences[at];
+            let slot = base + plan.reserve[at].1;
             let seen = match row.parent {
                 None => AttentionRow { seq: row.seq, prefix: base, branch: Vec::new() },
                 Some(p) if p < i && self.rows[p].seq == row.seq => plan.seen[p].clone(),
                 Some(parent) => return Err(Error::InvalidParent { row: i, parent }),
             };
-            plan.positions.push(seen.visible() as u32);
-            plan.seen.push(with_slot(seen, *slot));
+            let position = seen.visible();
+            plan.positions.push(position as u32);
+            plan.seen.push(with_slot(seen, slot));
             match plan.spans.last_mut() {
                 Some(span) if span.seq == row.seq => span.rows.end += 1,
-                _ => plan.spans.push(Span { rows: i..i + 1, seq: row.seq, slot: *slot }),
+                _ => plan.spans.push(Span { rows: i..i + 1, seq: row.seq, slot }),
             }
-            *slot += 1;
+            plan.reserve[at].1 += 1;
+            let longest = &mut plan.sequences[at].longest;
+            *longest = (*longest).max(position + 1);
         }
-        plan.lengths = lengths(&self.rows, &plan.positions);
-        plan.reserve = next.into_iter().map(|(s, end)| (s, end - cache.len(s))).collect();
-        plan.reserve.sort_unstable_by_key(|&(s, _)| s);
-        Ok(plan)
+        for row in &self.rows {
+            at = plan.sequence(row.seq, at, cache);
+            plan.lengths.push(plan.sequences[at].longest);
+        }
+        Ok(())
     }
 }
 
@@ -128,16 +157,6 @@ fn with_slot(mut seen: AttentionRow, slot: usize) -> AttentionRow {
     seen
 }
 
-/// How long each row's sequence is after the batch: its longest branch.
-fn lengths(rows: &[Row], positions: &[u32]) -> Vec<usize> {
-    let mut longest: HashMap<SeqId, usize> = HashMap::new();
-    for (row, &position) in rows.iter().zip(positions) {
-        let length = longest.entry(row.seq).or_default();
-        *length = (*length).max(position as usize + 1);
-    }
-    rows.iter().map(|row| longest[&row.seq]).collect()
-}
-
 /// A batch laid out against a cache.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -149,8 +168,44 @@ pub struct Plan {
     pub seen: Vec<AttentionRow>,
     /// Which slots the rows' keys and values go to.
     pub spans: Vec<Span>,
-    /// How many slots each sequence needs.
+    /// How many slots each sequence needs; by sequence.
     pub reserve: Vec<(SeqId, usize)>,
+    /// More of each sequence, in the order of `reserve`.
+    sequences: Vec<Sequence>,
+}
+
+/// A sequence of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Sequence {
+    /// Slots before the batch.
+    base: usize,
+    /// Its length after the batch: its longest branch.
+    longest: usize,
+}
+
+impl Plan {
+    fn clear(&mut self) {
+        let Self { positions, lengths, seen, spans, reserve, sequences } = self;
+        positions.clear();
+        lengths.clear();
+        seen.clear();
+        spans.clear();
+        reserve.clear();
+        sequences.clear();
+    }
+
+    /// Where a sequence stands in `reserve`; `guess` is where it may be. A new one is put there.
+    fn sequence(&mut self, seq: SeqId, guess: usize, cache: &dyn KvCache) -> usize {
+        if self.reserve.get(guess).is_some_and(|&(s, _)| s == seq) {
+            return guess;
+        }
+        let found = self.reserve.binary_search_by_key(&seq, |&(s, _)| s);
+        found.unwrap_or_else(|at| {
+            self.reserve.insert(at, (seq, 0));
+            self.sequences.insert(at, Sequence { base: cache.len(seq), longest: 0 });
+            at
+        })
+    }
 }
 
 /// Rows of one sequence that follow each other in the batch and in the cache.
@@ -176,7 +231,7 @@ pub struct Outputs {
 impl Outputs {
     /// The logits of the last row of each sequence.
     pub fn last_logits(batch: &Batch) -> Self {
-        let mut logits: Vec<usize> = batch.last.values().copied().collect();
+        let mut logits: Vec<usize> = batch.last.iter().map(|&(_, row)| row).collect();
         logits.sort_unstable();
         Self { logits, hidden: Vec::new() }
     }
@@ -186,12 +241,12 @@ impl Outputs {
         Self { logits: (0..batch.len()).collect(), hidden: Vec::new() }
     }
 
-    /// All rows of which something is wanted, ascending.
-    pub(crate) fn rows(&self) -> Vec<usize> {
-        let mut rows = [self.logits.as_slice(), &self.hidden].concat();
+    /// All rows of which something is wanted, ascending, into `rows`.
+    pub(crate) fn rows_into(&self, rows: &mut Vec<usize>) {
+        rows.clear();
+        rows.extend(self.logits.iter().chain(&self.hidden));
         rows.sort_unstable();
         rows.dedup();
-        rows
     }
 }
 

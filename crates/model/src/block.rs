@@ -19,6 +19,17 @@ pub struct Block<W = Tensor> {
     pub norms: BlockNorms<W>,
 }
 
+/// The residual stream between two blocks: `x + update`.
+///
+/// The sum is left to the norm that reads it first, which makes it on its way.
+#[derive(Clone, Debug)]
+pub struct Residual<T> {
+    /// `[rows, hidden]`.
+    pub x: T,
+    /// `[rows, hidden]`: what the last layer adds, if that is still to be done.
+    pub update: Option<T>,
+}
+
 /// The norms of a block.
 #[derive(Clone, Debug)]
 pub enum BlockNorms<W = Tensor> {
@@ -118,15 +129,20 @@ impl<W> Block<W> {
     pub fn run<O: Ops<Weight = W>>(
         &self,
         ops: &mut O,
-        x: O::Tensor,
+        stream: Residual<O::Tensor>,
         angles: Option<&Rope>,
         wanted: Option<&[usize]>,
-    ) -> Result<O::Tensor, O::Error> {
-        let attended = match &self.norms {
-            BlockNorms::Post { .. } => self.attention.run(ops, &x, angles, wanted)?,
+    ) -> Result<Residual<O::Tensor>, O::Error> {
+        let (x, attended) = match &self.norms {
+            BlockNorms::Post { .. } => {
+                let x = stream.sum(ops)?;
+                let attended = self.attention.run(ops, &x, angles, wanted)?;
+                (x, attended)
+            }
             BlockNorms::Pre { attention, .. } | BlockNorms::Sandwich { attention, .. } => {
-                let normed = ops.norm(attention, &x)?;
-                self.attention.run(ops, &normed, angles, wanted)?
+                let (x, normed) = stream.normed(ops, attention)?;
+                let attended = self.attention.run(ops, &normed, angles, wanted)?;
+                (x, attended)
             }
         };
         let x = match wanted {
@@ -137,20 +153,56 @@ impl<W> Block<W> {
             BlockNorms::Pre { feed_forward, .. } => {
                 let (x, normed) = ops.add_norm(x, &attended, feed_forward)?;
                 let y = self.feed_forward.run(ops, &normed)?;
-                ops.add(x, &y)
+                Ok(Residual { x, update: Some(y) })
             }
             BlockNorms::Post { attention, feed_forward } => {
                 let (_, x) = ops.add_norm(x, &attended, attention)?;
                 let y = self.feed_forward.run(ops, &x)?;
                 let (_, x) = ops.add_norm(x, &y, feed_forward)?;
-                Ok(x)
+                Ok(Residual::new(x))
             }
             BlockNorms::Sandwich { post_attention, feed_forward, post_feed_forward, .. } => {
                 let attended = ops.norm(post_attention, &attended)?;
                 let (x, normed) = ops.add_norm(x, &attended, feed_forward)?;
                 let y = self.feed_forward.run(ops, &normed)?;
                 let y = ops.norm(post_feed_forward, &y)?;
-                ops.add(x, &y)
+                Ok(Residual { x, update: Some(y) })
+            }
+        }
+    }
+}
+
+impl<T> Residual<T> {
+    /// A stream to which nothing is to be added.
+    pub fn new(x: T) -> Self {
+        Self { x, update: None }
+    }
+
+    /// The sum.
+    ///
+    /// # Errors
+    /// Those of `ops`.
+    pub fn sum<O: Ops<Tensor = T>>(self, ops: &mut O) -> Result<T, O::Error> {
+        match self.update {
+            Some(y) => ops.add(self.x, &y),
+            None => Ok(self.x),
+        }
+    }
+
+    /// The sum and its norm.
+    ///
+    /// # Errors
+    /// Those of `ops`.
+    pub fn normed<O: Ops<Tensor = T>>(
+        self,
+        ops: &mut O,
+        norm: &NormLayer<O::Weight>,
+    ) -> Result<(T, T), O::Error> {
+        match self.update {
+            Some(y) => ops.add_norm(self.x, &y, norm),
+            None => {
+                let normed = ops.norm(norm, &self.x)?;
+                Ok((self.x, normed))
             }
         }
     }

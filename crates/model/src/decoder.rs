@@ -6,7 +6,7 @@
 
 use tensor::{Rope, Tensor};
 
-use crate::block::Block;
+use crate::block::{Block, Residual};
 use crate::config::{DecoderConfig, Position, RotaryConfig};
 use crate::linear::{Linear, Loader, NormLayer};
 use crate::ops::Ops;
@@ -123,7 +123,7 @@ impl<W> Decoder<W> {
         input: DecoderInput<'_>,
         wanted: Option<&[usize]>,
     ) -> Result<O::Tensor, O::Error> {
-        let mut x = self.embed(ops, input)?;
+        let mut x = Residual::new(self.embed(ops, input)?);
         let angles = Angles::new(&self.config.position, input);
         let last = self.blocks.len() - 1;
         for (layer, block) in self.blocks.iter().enumerate() {
@@ -131,8 +131,8 @@ impl<W> Decoder<W> {
             x = block.run(ops, x, angles.of(block.attention.spec.window.is_some()), wanted)?;
         }
         match &self.final_norm {
-            Some(norm) => ops.norm(norm, &x),
-            None => Ok(x),
+            Some(norm) => Ok(x.normed(ops, norm)?.1),
+            None => x.sum(ops),
         }
     }
 

@@ -1,10 +1,11 @@
 //! [`Ops`] computed at once, with the kernels of `tensor`.
 
 use tensor::kv::KvCache;
-use tensor::{Activation, AttentionSpec, Compute, Rope, Tensor};
+use tensor::profile::Work;
+use tensor::{Activation, AttentionRow, AttentionSpec, Compute, Rope, Tensor};
 
 use crate::Error;
-use crate::batch::{Plan, Tap};
+use crate::batch::{Plan, Span, Tap};
 use crate::config::NormKind;
 use crate::linear::{Linear, NormLayer};
 use crate::ops::{Ops, Routed, TopK};
@@ -43,6 +44,13 @@ impl<'a> Eager<'a> {
     ) -> Self {
         Self { compute, memory: Memory::Bidirectional { lengths }, tap }
     }
+
+    /// Lets the tap see the input of a layer.
+    fn show(&mut self, layer: &Linear, x: &Tensor) {
+        if let Some(tap) = &mut self.tap {
+            tap.linear_input(&layer.name, x);
+        }
+    }
 }
 
 impl Ops for Eager<'_> {
@@ -55,9 +63,7 @@ impl Ops for Eager<'_> {
     }
 
     fn linear(&mut self, layer: &Linear, x: &Tensor) -> Result<Tensor, Error> {
-        if let Some(tap) = &mut self.tap {
-            tap.linear_input(&layer.name, x);
-        }
+        self.show(layer, x);
         Ok(self.compute.linear(x, &layer.weight, layer.bias.as_ref())?)
     }
 
@@ -84,11 +90,27 @@ impl Ops for Eager<'_> {
         match &mut self.memory {
             Memory::Causal { cache, plan } => {
                 let (keys, values, width) = (k.as_f32()?, v.as_f32()?, k.cols());
+                let position = cache.layout().bytes_per_token() / cache.layout().layers;
+                let writing = self.compute.profile().scope("kv write", "", || Work {
+                    bytes: k.byte_len() + v.byte_len() + k.rows() * position,
+                    operations: 0,
+                });
                 for span in &plan.spans {
                     let part = span.rows.start * width..span.rows.end * width;
                     let (keys, values) = (&keys[part.clone()], &values[part]);
                     cache.write(layer, span.seq, span.slot, keys, values)?;
                 }
+                drop(writing);
+                let _scope = self.compute.profile().scope("attention", "", || {
+                    // Rows that follow each other read the same keys and values.
+                    let last = |s: &Span| plan.seen[s.rows.end - 1].visible();
+                    let read: usize = plan.spans.iter().map(last).sum();
+                    let seen: usize = plan.seen.iter().map(AttentionRow::visible).sum();
+                    Work {
+                        bytes: read * position,
+                        operations: 4 * seen * spec.n_heads * spec.head_dim,
+                    }
+                });
                 Ok(self.compute.attention(&q, spec, &**cache, layer, &plan.seen)?)
             }
             Memory::Bidirectional { lengths } => {
@@ -153,10 +175,34 @@ impl Ops for Eager<'_> {
     }
 
     fn zeros_like(&mut self, x: &Tensor) -> Result<Tensor, Error> {
-        Ok(Tensor::zeros(x.shape())?)
+        Ok(self.compute.zeros(x.shape())?)
     }
 
     fn gated(&mut self, gate: Tensor, up: &Tensor, f: Activation) -> Result<Tensor, Error> {
         Ok(self.compute.gated(gate, up, f)?)
+    }
+
+    fn linears<const N: usize>(
+        &mut self,
+        layers: [&Linear; N],
+        x: &Tensor,
+    ) -> Result<[Tensor; N], Error> {
+        for layer in layers {
+            self.show(layer, x);
+        }
+        Ok(self.compute.linears(x, layers.map(|l| (&l.weight, l.bias.as_ref())))?)
+    }
+
+    fn add_norm(
+        &mut self,
+        x: Tensor,
+        y: &Tensor,
+        layer: &NormLayer,
+    ) -> Result<(Tensor, Tensor), Error> {
+        let (norm, weight, bias) = (&layer.norm, &layer.weight, layer.bias.as_ref());
+        Ok(match norm.kind {
+            NormKind::Rms => self.compute.add_rms_norm(x, y, weight, norm.eps, norm.offset)?,
+            NormKind::Layer => self.compute.add_layer_norm(x, y, weight, bias, norm.eps)?,
+        })
     }
 }

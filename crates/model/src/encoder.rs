@@ -6,7 +6,7 @@
 
 use tensor::{AttentionSpec, Tensor};
 
-use crate::block::{Attention, Block, BlockNorms};
+use crate::block::{Attention, Block, BlockNorms, Residual};
 use crate::config::{EncoderConfig, FeedForward as Kind, Norm, NormKind};
 use crate::feed_forward::{DenseFeedForward, FeedForward};
 use crate::linear::{Linear, Loader, NormLayer};
@@ -98,11 +98,12 @@ impl<W> Encoder<W> {
         let types = ops.embedding(&self.type_embedding.weight, input.types)?;
         let positions = ops.embedding(&self.position_embedding.weight, input.positions)?;
         let sum = ops.add(tokens, &types)?;
-        let (_, mut x) = ops.add_norm(sum, &positions, &self.embedding_norm)?;
+        let (_, x) = ops.add_norm(sum, &positions, &self.embedding_norm)?;
+        let mut x = Residual::new(x);
         for block in &self.blocks {
             x = block.run(ops, x, None, None)?;
         }
-        Ok(x)
+        x.sum(ops)
     }
 }
 

@@ -1,8 +1,10 @@
 //! A model of either family, and the one forward that everything goes through.
 
 use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tensor::kv::{ContiguousKvCache, KvCache, KvLayout};
+use tensor::profile::Work;
 use tensor::{Compute, DType, Tensor};
 
 use crate::batch::{Batch, Forward, Outputs, Plan, Tap};
@@ -19,6 +21,19 @@ pub struct Model {
     config: ModelConfig,
     body: Body,
     compute: Compute,
+    /// Working memory of forwards, used again.
+    spare: Arc<Mutex<Vec<Workspace>>>,
+}
+
+/// What a forward notes down.
+#[derive(Debug, Default)]
+struct Workspace {
+    tokens: Vec<u32>,
+    plan: Plan,
+    /// The lengths of the plan's sequences before the batch.
+    before: Vec<usize>,
+    /// Rows of which something is wanted.
+    wanted: Vec<usize>,
 }
 
 #[derive(Clone, Debug)]
@@ -73,7 +88,7 @@ impl Model {
             ModelConfig::Decoder(c) => Body::Decoder(Decoder::load_with(c, source, wrap)?),
             ModelConfig::Encoder(c) => Body::Encoder(Encoder::load_with(c, source, wrap)?),
         };
-        Ok(Self { config, body, compute })
+        Ok(Self { config, body, compute, spare: Arc::default() })
     }
 
     /// Whether a source has every weight that a configuration asks for, in its shape and of a type
@@ -184,11 +199,26 @@ impl Model {
         tap: Option<&mut dyn Tap>,
     ) -> Result<Forward, Error> {
         let decoder = self.decoder()?;
-        let plan = checked_plan(decoder, batch, cache, outputs)?;
-        let before: Vec<usize> = plan.reserve.iter().map(|&(seq, _)| cache.len(seq)).collect();
+        let spare = || self.spare.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut work = spare().pop().unwrap_or_default();
+        let result = self.forward_with(&mut work, decoder, batch, cache, outputs, tap);
+        spare().push(work);
+        result
+    }
+
+    fn forward_with(
+        &self,
+        work: &mut Workspace,
+        decoder: &Decoder,
+        batch: &Batch,
+        cache: &mut dyn KvCache,
+        outputs: &Outputs,
+        tap: Option<&mut dyn Tap>,
+    ) -> Result<Forward, Error> {
+        work.plan(decoder, batch, cache, outputs)?;
         let mut reserved = 0;
         let mut result = Ok(());
-        for &(seq, slots) in &plan.reserve {
+        for &(seq, slots) in &work.plan.reserve {
             result = cache.reserve(seq, slots).map_err(Error::from);
             if result.is_err() {
                 break;
@@ -196,11 +226,11 @@ impl Model {
             reserved += 1;
         }
         let result = match result {
-            Ok(()) => self.compute_rows(decoder, batch, cache, &plan, outputs, tap),
+            Ok(()) => self.compute_rows(work, decoder, cache, outputs, tap),
             Err(e) => Err(e),
         };
         if result.is_err() {
-            for (&(seq, _), &len) in plan.reserve.iter().zip(&before).take(reserved) {
+            for (&(seq, _), &len) in work.plan.reserve.iter().zip(&work.before).take(reserved) {
                 match len {
                     0 => cache.remove(seq),
                     _ => cache.truncate(seq, len)?,
@@ -213,39 +243,39 @@ impl Model {
     /// Computes rows that have their slots.
     fn compute_rows(
         &self,
+        work: &mut Workspace,
         decoder: &Decoder,
-        batch: &Batch,
         cache: &mut dyn KvCache,
-        plan: &Plan,
         outputs: &Outputs,
         tap: Option<&mut dyn Tap>,
     ) -> Result<Forward, Error> {
-        let tokens: Vec<u32> = batch.rows().iter().map(|row| row.token).collect();
-        let input =
-            DecoderInput { tokens: &tokens, positions: &plan.positions, lengths: &plan.lengths };
+        let Workspace { tokens, plan, wanted, .. } = work;
+        let input = DecoderInput { tokens, positions: &plan.positions, lengths: &plan.lengths };
+        outputs.rows_into(wanted);
         // A tap sees every row of every layer; otherwise the last layer ends with those wanted.
-        let wanted = match &tap {
-            Some(_) => None,
-            None => Some(outputs.rows()).filter(|rows| rows.len() < tokens.len()),
-        };
+        let wanted = Some(&wanted[..]).filter(|rows| tap.is_none() && rows.len() < tokens.len());
         let tap = tap.map(|tap| tap as &mut dyn Tap);
         let ops = &mut Eager::causal(&self.compute, cache, plan, tap);
-        let states = decoder.hidden(ops, input, wanted.as_deref())?;
+        let states = decoder.hidden(ops, input, wanted)?;
         let pick = |rows: &[usize]| -> Result<Tensor, Error> {
-            let of_row = |row: &usize| match &wanted {
+            let of_row = |row: &usize| match wanted {
                 None => *row,
                 Some(wanted) => wanted.binary_search(row).unwrap_or(usize::MAX),
             };
-            let rows: Vec<usize> = rows.iter().map(of_row).collect();
-            match rows.len() == states.rows() && rows.is_sorted_by(|a, b| a < b) {
-                true => Ok(states.clone()),
-                false => Ok(self.compute.gather_rows(&states, &rows)?),
+            if rows.len() == states.rows() && rows.iter().map(of_row).eq(0..rows.len()) {
+                return Ok(states.clone());
             }
+            let rows: Vec<usize> = rows.iter().map(of_row).collect();
+            Ok(self.compute.gather_rows(&states, &rows)?)
         };
         let hidden = pick(&outputs.hidden)?;
         let logits = match outputs.logits.is_empty() {
-            true => Tensor::zeros([0, decoder.config.vocab_size])?,
-            false => decoder.logits(ops, &pick(&outputs.logits)?)?,
+            true => self.compute.zeros([0, decoder.config.vocab_size])?,
+            false => {
+                let states = pick(&outputs.logits)?;
+                let _scope = self.compute.profile().scope("lm head", "", Work::default);
+                decoder.logits(ops, &states)?
+            }
         };
         Ok(Forward { logits, hidden })
     }
@@ -277,36 +307,44 @@ impl Model {
     }
 }
 
-/// The plan of a batch that the model and the cache can take.
-fn checked_plan(
-    decoder: &Decoder,
-    batch: &Batch,
-    cache: &dyn KvCache,
-    outputs: &Outputs,
-) -> Result<Plan, Error> {
-    let config = &decoder.config;
-    if batch.is_empty() {
-        return Err(Error::EmptyBatch);
-    }
-    let rows = batch.len();
-    if let Some(&row) = outputs.logits.iter().chain(&outputs.hidden).find(|&&row| row >= rows) {
-        return Err(Error::NoSuchRow { row, rows });
-    }
-    let expected = config.kv_layout(cache.layout().dtype);
-    if *cache.layout() != expected {
-        let sizes = |l: &KvLayout| [l.layers, l.n_kv_heads, l.head_dim];
-        return Err(Error::CacheLayout { expected: sizes(&expected), got: sizes(cache.layout()) });
-    }
-    let ids: Vec<u32> = batch.rows().iter().map(|row| row.token).collect();
-    check_tokens(&ids, config.vocab_size)?;
-    let plan = batch.plan(cache)?;
-    if let Position::Learned { .. } = config.position {
-        let len = config.context_length;
-        if let Some(&position) = plan.positions.iter().find(|&&p| p as usize >= len) {
-            return Err(Error::PositionOutOfRange { position: position as usize, len });
+impl Workspace {
+    /// Notes the plan of a batch, if the model and the cache can take it.
+    fn plan(
+        &mut self,
+        decoder: &Decoder,
+        batch: &Batch,
+        cache: &dyn KvCache,
+        outputs: &Outputs,
+    ) -> Result<(), Error> {
+        let config = &decoder.config;
+        if batch.is_empty() {
+            return Err(Error::EmptyBatch);
         }
+        let rows = batch.len();
+        if let Some(&row) = outputs.logits.iter().chain(&outputs.hidden).find(|&&row| row >= rows) {
+            return Err(Error::NoSuchRow { row, rows });
+        }
+        let expected = config.kv_layout(cache.layout().dtype);
+        if *cache.layout() != expected {
+            let sizes = |l: &KvLayout| [l.layers, l.n_kv_heads, l.head_dim];
+            let (expected, got) = (sizes(&expected), sizes(cache.layout()));
+            return Err(Error::CacheLayout { expected, got });
+        }
+        let Self { tokens, plan, before, .. } = self;
+        tokens.clear();
+        tokens.extend(batch.rows().iter().map(|row| row.token));
+        check_tokens(tokens, config.vocab_size)?;
+        batch.plan_into(cache, plan)?;
+        before.clear();
+        before.extend(plan.reserve.iter().map(|&(seq, _)| cache.len(seq)));
+        if let Position::Learned { .. } = config.position {
+            let len = config.context_length;
+            if let Some(&position) = plan.positions.iter().find(|&&p| p as usize >= len) {
+                return Err(Error::PositionOutOfRange { position: position as usize, len });
+            }
+        }
+        Ok(())
     }
-    Ok(plan)
 }
 
 fn check_tokens(ids: &[u32], vocab_size: usize) -> Result<(), Error> {

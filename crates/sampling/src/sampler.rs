@@ -136,13 +136,9 @@ impl Sampler {
         let weigh = |c: &mut Candidate| c.weight = ((f64::from(c.logit) - max) / temperature).exp();
         let all = &mut self.candidates;
         all.clear();
-        all.extend((0u32..).zip(logits).map(|(token, &logit)| Candidate {
-            token,
-            logit,
-            weight: 0.0,
-        }));
-        if p.top_k > 0 {
-            truncation::top_k(all, p.top_k);
+        match p.top_k {
+            0 => all.extend((0u32..).zip(logits).map(|(token, &l)| Candidate::new(token, l))),
+            k => truncation::top_k(logits, k, all),
         }
         all.iter_mut().for_each(weigh);
         // -inf, or too improbable for f64: not in the support of the distribution.
@@ -210,7 +206,12 @@ pub fn argmax(logits: &[f32]) -> Result<u32, SamplingError> {
 
 /// The first token whose logit is `value`, which one has.
 fn first_of(logits: &[f32], value: f32) -> u32 {
-    logits.iter().position(|&l| l == value).unwrap_or(0) as u32
+    // Block by block, in which the compiler compares many at once.
+    const BLOCK: usize = 64;
+    let holds = |block: &[f32]| block.iter().fold(false, |any, &l| any | (l == value));
+    let start = logits.chunks(BLOCK).position(holds).unwrap_or(0) * BLOCK;
+    let within = logits[start..].iter().position(|&l| l == value);
+    (start + within.unwrap_or(0)) as u32
 }
 
 /// The largest logit of a row that has a distribution.

@@ -2,13 +2,16 @@ use std::sync::Arc;
 
 use cpu_kernels::attention::AttentionAlgorithm;
 use cpu_kernels::matmul::Activations;
-use cpu_kernels::{Isa, ThreadPool};
+use cpu_kernels::profile::{Scope, Work};
+use cpu_kernels::{Isa, Profile, ThreadPool};
 
-use crate::{Device, Result};
+use crate::buffers::Buffers;
+use crate::{Device, Error, Result, Shape, Tensor};
 
 /// What operations run with: device, threads, instruction set, precision of activations.
 ///
-/// Cheap to clone. The operations are in the modules of `ops`, one a family.
+/// Cheap to clone. The operations are in the modules of `ops`, one a family. The memory of their
+/// results is used again once nobody holds them; clones share it.
 #[derive(Clone, Debug)]
 pub struct Compute {
     device: Device,
@@ -16,6 +19,7 @@ pub struct Compute {
     isa: Isa,
     activations: Activations,
     attention: AttentionAlgorithm,
+    buffers: Arc<Buffers>,
 }
 
 #[derive(Clone, Debug)]
@@ -34,6 +38,7 @@ impl Compute {
             isa: Isa::active(),
             activations: Activations::Int8,
             attention: AttentionAlgorithm::Tiled,
+            buffers: Arc::new(Buffers::new()),
         }
     }
 
@@ -48,7 +53,18 @@ impl Compute {
     /// The same with a pool of its own of `threads` threads.
     #[must_use]
     pub fn with_threads(self, threads: usize) -> Self {
-        Self { pool: Pool::Own(Arc::new(ThreadPool::new(threads))), ..self }
+        let profile = match &self.pool {
+            Pool::Global => Profile::default(),
+            Pool::Own(p) => p.profile().clone(),
+        };
+        Self { pool: Pool::Own(Arc::new(ThreadPool::profiled(threads, profile))), ..self }
+    }
+
+    /// The same with operations noted down in `profile`, on a pool of its own.
+    #[must_use]
+    pub fn with_profile(self, profile: Profile) -> Self {
+        let pool = ThreadPool::profiled(self.pool().threads(), profile);
+        Self { pool: Pool::Own(Arc::new(pool)), ..self }
     }
 
     /// The same with another instruction set.
@@ -95,5 +111,35 @@ impl Compute {
             Pool::Global => ThreadPool::global(),
             Pool::Own(p) => p,
         }
+    }
+
+    /// Where operations are noted down, if anywhere.
+    pub fn profile(&self) -> &Profile {
+        self.pool().profile()
+    }
+
+    /// A line of the profile for an operation that reads and writes these tensors once.
+    pub(crate) fn scope(&self, name: &'static str, moved: &[&Tensor]) -> Scope<'_> {
+        let bytes = || moved.iter().map(|t| t.byte_len()).sum();
+        self.profile().scope(name, "", || Work { bytes: bytes(), operations: 0 })
+    }
+
+    /// An `f32` tensor of zeros in memory that is used again.
+    ///
+    /// # Errors
+    /// [`Error::Bytes`] if the size overflows.
+    pub fn zeros(&self, shape: impl Into<Shape>) -> Result<Tensor> {
+        let shape = shape.into();
+        if shape.elements().is_none() {
+            return Err(Error::Bytes { dtype: blocks::DType::F32, shape, bytes: 0 });
+        }
+        let mut zeros = self.unwritten([shape.rows(), shape.cols()]);
+        zeros.as_f32_mut()?.fill(0.0);
+        zeros.reshape(shape)
+    }
+
+    /// An `f32` matrix of any content, for an operation that writes all of it.
+    pub(crate) fn unwritten(&self, shape: [usize; 2]) -> Tensor {
+        Tensor::unwritten(&self.buffers, shape)
     }
 }

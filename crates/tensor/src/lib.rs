@@ -21,6 +21,7 @@
 //! # Ok::<(), tensor::Error>(())
 //! ```
 
+mod buffers;
 mod compute;
 mod device;
 mod error;
@@ -35,8 +36,9 @@ pub use blocks::DType;
 pub use compute::Compute;
 pub use cpu_kernels::attention::AttentionAlgorithm;
 pub use cpu_kernels::matmul::Activations;
+pub use cpu_kernels::profile;
 pub use cpu_kernels::rope::RopeLayout;
-pub use cpu_kernels::{Isa, ThreadPool};
+pub use cpu_kernels::{Isa, Profile, ThreadPool};
 pub use device::{Device, DeviceInfo};
 pub use error::Error;
 pub use ops::{Activation, AttentionRow, AttentionSpec, Rope};

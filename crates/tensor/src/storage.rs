@@ -3,11 +3,13 @@ use std::sync::Arc;
 
 use files::MappedFile;
 
+use crate::buffers::Buffer;
+
 /// Where the bytes of a tensor lie. Clones share them.
 #[derive(Clone, Debug)]
 pub(crate) enum Storage {
-    /// `f32` elements of our own; the bytes begin at an element of the vector.
-    F32(Arc<Vec<f32>>),
+    /// `f32` elements of our own; the bytes begin at one of them.
+    F32(Buffer),
     /// Bytes of our own, aligned for every plain element type.
     Bytes(Arc<AlignedBytes>),
     /// A part of a mapped file.
@@ -23,7 +25,7 @@ impl Storage {
     /// The bytes, if they lie in this machine's memory.
     pub(crate) fn host(&self, range: &Range<usize>) -> Option<&[u8]> {
         match self {
-            Storage::F32(v) => Some(&bytemuck::cast_slice(v)[range.clone()]),
+            Storage::F32(b) => Some(&bytemuck::cast_slice(b.elements())[range.clone()]),
             Storage::Bytes(b) => Some(&b.bytes()[range.clone()]),
             Storage::Mapped(m) => Some(&m.bytes()[range.clone()]),
             Storage::Interleaved(_) => None,

@@ -6,6 +6,7 @@ use blocks::DType;
 use files::MappedFile;
 use ndarray::{ArrayView2, ArrayViewD, IxDyn};
 
+use crate::buffers::{Buffer, Buffers};
 use crate::storage::{AlignedBytes, Storage};
 use crate::{Device, Error, Result, Shape};
 
@@ -30,7 +31,19 @@ impl Tensor {
     pub fn from_vec(shape: impl Into<Shape>, elements: Vec<f32>) -> Result<Self> {
         let shape = shape.into();
         let range = checked_range(DType::F32, &shape, 0..elements.len() * 4)?;
-        Ok(Self { dtype: DType::F32, shape, storage: Storage::F32(Arc::new(elements)), range })
+        Ok(Self { dtype: DType::F32, shape, storage: Storage::F32(Buffer::new(elements)), range })
+    }
+
+    /// An `f32` matrix of any content in memory of `buffers`, for an operation that writes all of
+    /// it.
+    pub(crate) fn unwritten(buffers: &Arc<Buffers>, [rows, cols]: [usize; 2]) -> Self {
+        let (buffer, range) = buffers.take(rows * cols);
+        Self {
+            dtype: DType::F32,
+            shape: Shape::from([rows, cols]),
+            storage: Storage::F32(buffer),
+            range: range.start * 4..range.end * 4,
+        }
     }
 
     /// A tensor of any type that copies its bytes, little-endian elements or blocks.
@@ -141,11 +154,11 @@ impl Tensor {
     /// [`Tensor::to_f32`] handles), [`Error::WrongDevice`] if they are not in memory.
     pub fn as_f32(&self) -> Result<&[f32]> {
         let unexpected =
-            Error::UnexpectedDType { op: "as_f32", expected: DType::F32, got: self.dtype };
+            || Error::UnexpectedDType { op: "as_f32", expected: DType::F32, got: self.dtype };
         if self.dtype != DType::F32 {
-            return Err(unexpected);
+            return Err(unexpected());
         }
-        bytemuck::try_cast_slice(self.bytes()?).map_err(|_| unexpected)
+        bytemuck::try_cast_slice(self.bytes()?).map_err(|_| unexpected())
     }
 
     /// Its elements for writing; copied first if they are shared or not this tensor's own.
@@ -161,30 +174,32 @@ impl Tensor {
             });
         }
         let own = match &mut self.storage {
-            Storage::F32(v) => Arc::get_mut(v).is_some(),
+            Storage::F32(b) => b.elements_mut().is_some(),
             _ => false,
         };
         if !own {
             *self = Tensor::from_vec(self.shape.clone(), self.decoded()?)?;
         }
         let range = self.range.start / 4..self.range.end / 4;
-        match &mut self.storage {
-            Storage::F32(v) => Ok(&mut Arc::make_mut(v)[range]),
-            _ => unreachable!("made an owned f32 tensor just above"),
-        }
+        let elements = match &mut self.storage {
+            Storage::F32(b) => b.elements_mut(),
+            _ => None,
+        };
+        Ok(&mut elements.expect("made an owned f32 tensor just above")[range])
     }
 
-    /// Its elements as a vector; not copied if they are this tensor's own.
+    /// Its elements as a vector; not copied if they are this tensor's own and it was made of a
+    /// vector.
     ///
     /// # Errors
     /// As [`Tensor::to_f32`].
     pub fn into_vec(self) -> Result<Vec<f32>> {
         let whole = match &self.storage {
-            Storage::F32(v) => self.range == (0..v.len() * 4),
+            Storage::F32(b) => self.range == (0..b.elements().len() * 4),
             _ => false,
         };
         match self.storage {
-            Storage::F32(v) if whole => Ok(Arc::try_unwrap(v).unwrap_or_else(|v| v.to_vec())),
+            Storage::F32(b) if whole => Ok(b.into_elements()),
             _ => self.decoded(),
         }
     }
@@ -205,7 +220,8 @@ impl Tensor {
         let mut out = vec![0.0; self.shape.elements().unwrap_or(0)];
         if self.is_interleaved() {
             let ids: Vec<u32> = (0..self.rows() as u32).collect();
-            cpu_kernels::embed::gather(&self.weight()?, &ids, &mut out)?;
+            let pool = cpu_kernels::ThreadPool::global();
+            cpu_kernels::embed::gather(pool, &self.weight()?, &ids, &mut out)?;
             return Ok(out);
         }
         cpu_kernels::codec::decode(self.dtype, self.bytes()?, &mut out)?;

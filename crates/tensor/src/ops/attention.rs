@@ -165,8 +165,9 @@ impl Compute {
         config: &AttentionConfig,
         rows: &[QueryRow<'_>],
     ) -> Result<Tensor> {
-        let mut out = vec![0.0; q.rows() * q.cols()];
-        attention::attention(self.pool(), self.isa(), config, q.as_f32()?, rows, &mut out)?;
-        Tensor::from_vec([q.rows(), q.cols()], out)
+        let mut out = self.unwritten([q.rows(), q.cols()]);
+        let to = out.as_f32_mut()?;
+        attention::attention(self.pool(), self.isa(), config, q.as_f32()?, rows, to)?;
+        Ok(out)
     }
 }

@@ -1,6 +1,6 @@
 //! Operations on each element, and softmax over rows.
 
-use cpu_kernels::{activation, softmax};
+use cpu_kernels::{activation, elementwise, softmax};
 
 use super::shapes;
 use crate::{Compute, Result, Tensor};
@@ -19,9 +19,15 @@ impl Compute {
         if x.shape() != y.shape() && (n != x.cols() || n == 0) {
             return Err(shapes("add", "equal shapes, or one row", &[&x, y]));
         }
+        let _scope = self.scope("add", &[&x, &x, y]);
         let y = y.to_f32()?;
-        for row in x.as_f32_mut()?.chunks_exact_mut(n.max(1)) {
-            for (a, b) in row.iter_mut().zip(y.as_f32()?) {
+        let (elements, y) = (x.as_f32_mut()?, y.as_f32()?);
+        if elements.len() == n {
+            elementwise::add(self.pool(), elements, y);
+            return Ok(x);
+        }
+        for row in elements.chunks_exact_mut(n.max(1)) {
+            for (a, b) in row.iter_mut().zip(y) {
                 *a += b;
             }
         }
@@ -37,9 +43,8 @@ impl Compute {
         if x.shape() != y.shape() {
             return Err(shapes("mul", "equal shapes", &[&x, y]));
         }
-        for (a, b) in x.as_f32_mut()?.iter_mut().zip(y.as_f32()?) {
-            *a *= b;
-        }
+        let _scope = self.scope("mul", &[&x, &x, y]);
+        elementwise::mul(self.pool(), x.as_f32_mut()?, y.as_f32()?);
         Ok(x)
     }
 
@@ -71,6 +76,7 @@ impl Compute {
     /// As [`Tensor::as_f32_mut`].
     pub fn activation(&self, mut x: Tensor, f: Activation) -> Result<Tensor> {
         self.expect_here("activation", &[&x])?;
+        let _scope = self.scope("activation", &[&x, &x]);
         activation::apply(self.pool(), f, x.as_f32_mut()?);
         Ok(x)
     }
@@ -85,6 +91,7 @@ impl Compute {
         if gate.shape() != up.shape() {
             return Err(shapes("gated", "equal shapes", &[&gate, up]));
         }
+        let _scope = self.scope("gated", &[&gate, &gate, up]);
         activation::gated(self.pool(), f, gate.as_f32_mut()?, up.as_f32()?);
         Ok(gate)
     }
@@ -95,6 +102,7 @@ impl Compute {
     /// As [`Tensor::as_f32_mut`].
     pub fn softmax(&self, mut x: Tensor) -> Result<Tensor> {
         self.expect_here("softmax", &[&x])?;
+        let _scope = self.scope("softmax", &[&x, &x]);
         let cols = x.cols();
         softmax::softmax(self.pool(), x.as_f32_mut()?, cols);
         Ok(x)

@@ -1,6 +1,7 @@
 //! Products with weights.
 
-use cpu_kernels::matmul;
+use cpu_kernels::profile::Work;
+use cpu_kernels::{embed, matmul};
 
 use super::shapes;
 use crate::{Compute, Result, Tensor};
@@ -17,14 +18,19 @@ impl Compute {
         if weight.cols() != k || weight.shape().dims().len() != 2 {
             return Err(shapes("linear", format!("x [m, k], weight [n, {k}]"), &[x, weight]));
         }
-        let mut out = vec![0.0; m * n];
+        let _scope = self.profile().scope("linear", weight.dtype().name(), || Work {
+            bytes: weight.byte_len() + x.byte_len() + 4 * m * n,
+            operations: 2 * m * k * n,
+        });
+        let mut y = self.unwritten([m, n]);
+        let out = y.as_f32_mut()?;
         matmul::matmul(
             self.pool(),
             self.isa(),
             &weight.weight()?,
             x.as_f32()?,
             self.activations(),
-            &mut out,
+            out,
         )?;
         if let Some(bias) = bias {
             if bias.shape().elements() != Some(n) {
@@ -37,7 +43,23 @@ impl Compute {
                 }
             }
         }
-        Tensor::from_vec([m, n], out)
+        Ok(y)
+    }
+
+    /// [`Compute::linear`] of one `x` with several weights `(weight, bias)`.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn linears<const N: usize>(
+        &self,
+        x: &Tensor,
+        weights: [(&Tensor, Option<&Tensor>); N],
+    ) -> Result<[Tensor; N]> {
+        let mut out = [const { None }; N];
+        for (y, (weight, bias)) in out.iter_mut().zip(weights) {
+            *y = Some(self.linear(x, weight, bias)?);
+        }
+        Ok(out.map(|y| y.expect("one for each weight")))
     }
 
     /// Rows `ids` of a table `[n, k]` of any type, as f32: `[ids.len(), k]`.
@@ -50,8 +72,9 @@ impl Compute {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= n) {
             return Err(crate::Error::Index { op: "embedding", index: id as usize, len: n });
         }
-        let mut out = vec![0.0; ids.len() * table.cols()];
-        cpu_kernels::embed::gather(&table.weight()?, ids, &mut out)?;
-        Tensor::from_vec([ids.len(), table.cols()], out)
+        let mut out = self.unwritten([ids.len(), table.cols()]);
+        let _scope = self.scope("embedding", &[&out]);
+        embed::gather(self.pool(), &table.weight()?, ids, out.as_f32_mut()?)?;
+        Ok(out)
     }
 }

@@ -27,9 +27,9 @@ impl Rope {
         for &p in positions {
             for &f in inv_freq {
                 // As transformers: the product is rounded to f32 before cosine and sine.
-                let angle = f64::from(p as f32 * f);
-                cos.push(angle.cos() as f32 * magnitude);
-                sin.push(angle.sin() as f32 * magnitude);
+                let (s, c) = f64::from(p as f32 * f).sin_cos();
+                cos.push(c as f32 * magnitude);
+                sin.push(s as f32 * magnitude);
             }
         }
         Self { rotary_dim: inv_freq.len() * 2, layout, cos, sin }
@@ -55,6 +55,7 @@ impl Compute {
                 got: rope.cos.len().to_string(),
             });
         }
+        let _scope = self.scope("rope", &[&x, &x]);
         let heads = x.cols() / head_dim;
         let (dim, layout) = (rope.rotary_dim, rope.layout);
         rope::apply(

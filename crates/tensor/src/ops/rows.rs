@@ -11,14 +11,15 @@ impl Compute {
     pub fn gather_rows(&self, x: &Tensor, indices: &[usize]) -> Result<Tensor> {
         self.expect_here("gather_rows", &[x])?;
         let (rows, cols, source) = (x.rows(), x.cols(), x.as_f32()?);
-        let mut out = Vec::with_capacity(indices.len() * cols);
-        for &i in indices {
-            if i >= rows {
-                return Err(Error::Index { op: "gather_rows", index: i, len: rows });
-            }
-            out.extend_from_slice(&source[i * cols..(i + 1) * cols]);
+        if let Some(&index) = indices.iter().find(|&&i| i >= rows) {
+            return Err(Error::Index { op: "gather_rows", index, len: rows });
         }
-        Tensor::from_vec([indices.len(), cols], out)
+        let mut out = self.unwritten([indices.len(), cols]);
+        let _scope = self.scope("gather rows", &[&out, &out]);
+        for (&i, to) in indices.iter().zip(out.as_f32_mut()?.chunks_exact_mut(cols.max(1))) {
+            to.copy_from_slice(&source[i * cols..(i + 1) * cols]);
+        }
+        Ok(out)
     }
 
     /// `acc[indices[i]] += weights[i] * y[i]` for each row of `y`, in place where `acc` is not

@@ -19,6 +19,7 @@ mod sweep;
 pub(crate) mod tiles;
 
 use super::{DisjointMut, Job, Layout, PANEL_GROUPS, PANEL_ROWS, Piece, Scratch};
+use crate::profile::Work;
 use crate::simd::{LANES, Line, Op, Simd, Sixteen, Tile, dispatch, dispatch_tiles};
 use crate::{Isa, ThreadPool};
 use activations::Quantized;
@@ -144,7 +145,10 @@ pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) -> bool {
 
 fn run_format<F: Format>(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
     let out = &DisjointMut::new(out);
+    let read = || Work { bytes: size_of_val(job.x), operations: 0 };
+    let scope = pool.profile().scope("quantize activations", "", read);
     let acts = &activations::quantize::<F>(pool, job);
+    drop(scope);
     let tiles = job.isa == Isa::Amx && job.m >= LANES && F::SCALES != Scales::Float;
     let rows = if tiles { TILE_ROWS } else { PANEL_ROWS };
     job.for_pieces(pool, rows, MAX_ACTS, |piece| {
