@@ -214,6 +214,19 @@ impl Job<'_> {
         tile
     }
 
+    /// Asks for bytes `at..at + len` of 16 interleaved rows to be brought to the second-level cache.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn prefetch_rows(&self, row: usize, at: usize, len: usize) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        if self.source.layout == Layout::Interleaved {
+            for line in &self.source.lines(row, at)[..len.div_ceil(4)] {
+                // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
+                unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+            }
+        }
+    }
+
     /// Stores a piece's sums, `sums[g * n + i]` being 16 rows of group `g` for activation `i`, with
     /// the bias added. An activation's rows are written one after the other: the next one's lie far
     /// away.

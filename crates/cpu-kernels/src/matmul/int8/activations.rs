@@ -5,6 +5,7 @@ use crate::ThreadPool;
 use crate::matmul::{DisjointMut, Job};
 use crate::simd::{LANES, Op, Simd, dispatch};
 use bytemuck::Zeroable;
+use std::cell::Cell;
 use std::marker::PhantomData;
 
 /// 256 activations of one row.
@@ -23,11 +24,37 @@ pub(super) struct ActivationBlock {
     pub(super) scale: [f32; SPAN / 32],
 }
 
+impl ActivationBlock {
+    /// Asks for what tiles read of it to be brought to the second-level cache.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn prefetch(&self) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        let start = std::ptr::from_ref(self).cast::<i8>();
+        let words = (0..size_of_val(&self.words)).step_by(64);
+        for at in words.chain([std::mem::offset_of!(Self, pairs)]) {
+            // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
+            unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(at)) };
+        }
+    }
+}
+
 /// All activations of a product, rounded.
 pub(super) struct Quantized {
     /// `[span][activation]`, the activations filled up with zeros to a multiple of 16.
     blocks: Vec<ActivationBlock>,
     padded: usize,
+}
+
+thread_local! {
+    /// The memory of the last product's blocks: fresh pages would cost more than the rounding.
+    static KEPT: Cell<Vec<ActivationBlock>> = const { Cell::new(Vec::new()) };
+}
+
+impl Drop for Quantized {
+    fn drop(&mut self) {
+        KEPT.set(std::mem::take(&mut self.blocks));
+    }
 }
 
 impl Quantized {
@@ -42,7 +69,11 @@ pub(super) fn quantize<F: Format>(pool: &ThreadPool, job: &Job<'_>) -> Quantized
     let spans = job.cols.div_ceil(SPAN);
     // Only tiles need whole sixteens.
     let padded = if job.m < LANES { job.m } else { job.m.next_multiple_of(LANES) };
-    let mut blocks = vec![ActivationBlock::zeroed(); spans * padded];
+    let mut blocks = KEPT.take();
+    blocks.resize(spans * padded, ActivationBlock::zeroed());
+    for span in blocks.chunks_exact_mut(padded.max(1)) {
+        span[job.m..].fill(ActivationBlock::zeroed());
+    }
     let out = &DisjointMut::new(&mut blocks);
     // A few rows a chunk: a row is some microseconds at most.
     let rows = 8;
@@ -74,6 +105,7 @@ impl<F: Format> Op for QuantizeBlock<'_, F> {
         let QuantizeBlock { x, out, .. } = self;
         let per_32 = F::SCALES == Scales::PerBlock32;
         let mut q = [0i8; SPAN];
+        out.scale = [0.0; SPAN / 32];
         let step = if per_32 { 32 } else { SPAN };
         for ((x, q), scale) in x.chunks(step).zip(q.chunks_mut(step)).zip(&mut out.scale) {
             *scale = round_span(x, &mut q[..x.len()]);

@@ -56,15 +56,25 @@ pub(super) fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
     let n = piece.acts.len().next_multiple_of(LANES);
     let sums = scratch.sums.zeroed(piece.rows.len().div_ceil(LANES) * n);
     let (len, size) = (F::DTYPE.block_len(), F::DTYPE.block_bytes());
-    for (k0, acts) in (0..job.cols).step_by(SPAN).zip(acts.spans()) {
+    let groups = sums.len() / n;
+    let mut spans = (0..job.cols).step_by(SPAN).zip(acts.spans()).peekable();
+    while let Some((k0, acts)) = spans.next() {
         let span = SPAN.min(job.cols - k0);
         let acts = &acts[piece.acts.start..][..n];
+        let (at, bytes) = (k0 / len * size, span / len * size);
         for (g, sums) in sums.chunks_exact_mut(n).enumerate() {
             let row = piece.rows.start + g * LANES;
-            let (at, bytes) = (k0 / len * size, span / len * size);
             let group = &mut scratch.int8[0];
             F::unpack(s, job.tile(piece, row, (at, bytes), &mut scratch.pad), group);
-            tiles.sweep(&mut scratch.tiles, group, span / F::SUB, acts, sums);
+            // What comes next is on its way while tiles multiply: the next group's blocks, and this
+            // group's share of the activations of the next span.
+            if g + 1 < groups {
+                job.prefetch_rows(row + LANES, at, bytes);
+            }
+            let next = spans.peek().map_or(&[][..], |(_, acts)| {
+                &acts[piece.acts.start..][g * n / groups..(g + 1) * n / groups]
+            });
+            tiles.sweep(&mut scratch.tiles, group, span / F::SUB, acts, next, sums);
         }
     }
     job.store_groups(piece, sums, n, out);
@@ -78,7 +88,8 @@ struct Tiles<S, F> {
 }
 
 impl<S: Simd, F: Format> Tiles<S, F> {
-    /// Adds the products of `subs` sub-blocks to `sums[i]`, of whole sixteens of activations.
+    /// Adds the products of `subs` sub-blocks to `sums[i]`, of whole sixteens of activations; asks
+    /// for those of `next` on the way.
     #[inline(always)]
     fn sweep(
         &self,
@@ -86,20 +97,20 @@ impl<S: Simd, F: Format> Tiles<S, F> {
         group: &Int8Group,
         subs: usize,
         acts: &[ActivationBlock],
+        next: &[ActivationBlock],
         sums: &mut [[f32; LANES]],
     ) {
         match F::SCALES {
-            Scales::Integer => {
-                self.multiply_scales(group, &mut buffers.planes);
-                for (acts, sums) in acts.chunks(2 * LANES).zip(sums.chunks_mut(2 * LANES)) {
-                    self.whole_block(group, buffers, acts, sums);
-                }
-            }
-            _ => {
-                self.subtract_offset(group, &mut buffers.planes[0]);
-                for (acts, sums) in acts.chunks(LANES).zip(sums.chunks_mut(LANES)) {
-                    self.per_32(group, subs, buffers, acts, sums);
-                }
+            Scales::Integer => self.multiply_scales(group, &mut buffers.planes),
+            _ => self.subtract_offset(group, &mut buffers.planes[0]),
+        }
+        let at_once = if F::SCALES == Scales::Integer { 2 * LANES } else { LANES };
+        let mut next = next.chunks(next.len().div_ceil(acts.len().div_ceil(at_once)).max(1));
+        for (acts, sums) in acts.chunks(at_once).zip(sums.chunks_mut(at_once)) {
+            next.next().unwrap_or_default().iter().for_each(ActivationBlock::prefetch);
+            match F::SCALES {
+                Scales::Integer => self.whole_block(group, buffers, acts, sums),
+                _ => self.per_32(group, subs, buffers, acts, sums),
             }
         }
     }
