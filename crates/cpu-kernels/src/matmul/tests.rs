@@ -21,10 +21,6 @@ const INT8: &[DType] = &[
     DType::Q4_K,
     DType::Q5_K,
     DType::Q6_K,
-];
-
-/// Types that go through decoding.
-const DECODED: &[DType] = &[
     DType::Q1_0,
     DType::Q2_0,
     DType::IQ1_S,
@@ -36,13 +32,15 @@ const DECODED: &[DType] = &[
     DType::IQ3_S,
     DType::TQ1_0,
     DType::NVFP4,
-    DType::Q8_K,
 ];
+
+/// Types that go through decoding.
+const DECODED: &[DType] = &[DType::Q8_1, DType::Q8_K];
 
 const PLAIN: &[DType] = &[DType::F32, DType::F16, DType::BF16];
 
 fn scale_per_32(dtype: DType) -> bool {
-    dtype.block_len() == 32
+    dtype.block_len() < 256
 }
 
 /// Random blocks, every bit pattern possible that decodes to numbers of ordinary size.
