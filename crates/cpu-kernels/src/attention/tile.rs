@@ -253,7 +253,15 @@ impl TileAt<'_> {
             } else {
                 let (x, strides) = (&x[first * head_dim..], (head_dim, SCORES));
                 sweep::<S, true>(
-                    s, panel, (GROUPS, groups), head_dim, x, m, scores, strides, ahead,
+                    s,
+                    panel,
+                    (GROUPS, groups),
+                    head_dim,
+                    x,
+                    m,
+                    scores,
+                    strides,
+                    ahead,
                 );
             }
         }

@@ -82,6 +82,7 @@ trait Format {
     const SCALES: Scales;
     /// Whether integer scales have 6 bits, no sign, and bytes at most 31: a product splits into
     /// two of a byte each.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     const SMALL: bool = false;
     /// Whether bytes exceed 127.
     const WIDE: bool = false;
@@ -162,8 +163,8 @@ fn run_format<F: Format>(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
     let out = &DisjointMut::new(out);
     let acts = &activations::quantize::<F>(pool, job);
     // Tiles sum 32 or 256 of k.
-    let scales = F::SCALES == Scales::Integer || F::SCALES == Scales::PerBlock32 && F::SUB == 32;
-    let tiles = job.isa == Isa::Amx && job.m >= LANES && scales;
+    let fits = F::SCALES == Scales::Integer || F::SUB == 32;
+    let tiles = job.isa == Isa::Amx && job.m >= LANES && F::SCALES != Scales::Float && fits;
     let rows = if tiles { TILE_ROWS } else { PANEL_ROWS };
     job.for_pieces(pool, rows, MAX_ACTS, |piece| {
         let work = Int8Piece { job, acts, piece, out, tiles, format: PhantomData::<F> };
