@@ -41,6 +41,10 @@ golden:
 fuzz LIMIT="60" *TARGETS:
     fuzz/run.sh {{LIMIT}} {{TARGETS}}
 
+# The kernels' tests under AddressSanitizer (just asan -- matmul)
+asan *ARGS:
+    crates/cpu-kernels/asan.sh {{ARGS}}
+
 # Each library crate from a project outside the workspace, alone
 outside *CRATE:
     outside/run.sh {{CRATE}}

@@ -54,7 +54,7 @@ pub fn f32_rate(pool: &ThreadPool, isa: Isa) -> f64 {
         Isa::Avx512 | Isa::Amx => unsafe { x86::fma_512(n) },
         #[cfg(target_arch = "x86_64")]
         // SAFETY: as above.
-        Isa::Avx2 => unsafe { x86::fma_256(n) },
+        Isa::Avx2 | Isa::Avx2Vnni => unsafe { x86::fma_256(n) },
         _ => portable(n),
     })
 }
@@ -68,7 +68,7 @@ pub fn int8_rate(pool: &ThreadPool, isa: Isa) -> Option<f64> {
             // SAFETY: the feature was detected just above.
             return Some(rate(pool, |n| unsafe { x86::dot_512(n) }));
         }
-        Isa::Avx2 => {
+        Isa::Avx2 | Isa::Avx2Vnni => {
             // SAFETY: an `Isa` value exists only where the processor has its instructions.
             return Some(rate(pool, |n| unsafe { x86::maddubs_256(n) }));
         }

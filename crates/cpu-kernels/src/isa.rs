@@ -11,8 +11,10 @@ use std::sync::OnceLock;
 pub enum Isa {
     /// Plain Rust, compiled for the target's baseline.
     Portable,
-    /// AVX2, FMA and F16C; AVX-VNNI where the processor has it (same results).
+    /// AVX2, FMA and F16C.
     Avx2,
+    /// AVX2 with the dot products of AVX-VNNI (same results as [`Isa::Avx2`]).
+    Avx2Vnni,
     /// AVX-512 F, BW, DQ, VL and VNNI.
     Avx512,
     /// AVX-512, and AMX's int8 tiles for products with 16 rows or more (same results as
@@ -22,18 +24,20 @@ pub enum Isa {
 
 /// A name that no instruction set has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("unknown instruction set '{0}': use portable, avx2, avx512 or amx")]
+#[error("unknown instruction set '{0}': use portable, avx2, avx2-vnni, avx512 or amx")]
 pub struct UnknownIsa(pub String);
 
 impl Isa {
     /// Every path, the slowest first.
-    pub const ALL: &'static [Isa] = &[Isa::Portable, Isa::Avx2, Isa::Avx512, Isa::Amx];
+    pub const ALL: &'static [Isa] =
+        &[Isa::Portable, Isa::Avx2, Isa::Avx2Vnni, Isa::Avx512, Isa::Amx];
 
     /// The name, as `INFINITY_ISA` spells it.
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Portable => "portable",
             Isa::Avx2 => "avx2",
+            Isa::Avx2Vnni => "avx2-vnni",
             Isa::Avx512 => "avx512",
             Isa::Amx => "amx",
         }
@@ -50,6 +54,8 @@ impl Isa {
                     && is_x86_feature_detected!("f16c")
             }
             #[cfg(target_arch = "x86_64")]
+            Isa::Avx2Vnni => Isa::Avx2.is_supported() && is_x86_feature_detected!("avxvnni"),
+            #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => {
                 Isa::Avx2.is_supported()
                     && is_x86_feature_detected!("avx512f")
@@ -61,7 +67,7 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Amx => Isa::Avx512.is_supported() && crate::amx::detect().int8,
             #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 | Isa::Avx512 | Isa::Amx => false,
+            Isa::Avx2 | Isa::Avx2Vnni | Isa::Avx512 | Isa::Amx => false,
         }
     }
 
@@ -71,8 +77,8 @@ impl Isa {
     }
 
     /// The path this process uses: the fastest supported one, or the one that the environment
-    /// variable `INFINITY_ISA` (`portable`, `avx2`, `avx512`, `amx`) names. Decided once. A name that is
-    /// unknown or not supported here is passed over with a warning.
+    /// variable `INFINITY_ISA` names ([`Isa::name`]). Decided once. A name that is unknown or not
+    /// supported here is passed over with a warning.
     pub fn active() -> Isa {
         static ACTIVE: OnceLock<Isa> = OnceLock::new();
         *ACTIVE.get_or_init(|| {

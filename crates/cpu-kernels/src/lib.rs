@@ -5,7 +5,8 @@
 //! batch the row is in, on how keys are cut into runs, or on the number of threads. Tensors,
 //! shapes and devices are not known here: everything is a slice.
 //!
-//! Environment: `INFINITY_ISA` (`portable`, `avx2`, `avx512`, `amx`) and `INFINITY_THREADS`.
+//! Environment: `INFINITY_ISA` (`portable`, `avx2`, `avx2-vnni`, `avx512`, `amx`) and
+//! `INFINITY_THREADS`.
 
 // Loops over registers and lanes read best with their index, and several arrays share it.
 #![allow(clippy::needless_range_loop)]

@@ -4,6 +4,7 @@
 //! line of memory holds four bytes of each of 16 rows, and a product reads one stream and needs no
 //! transposition. Rows that are no whole number of words stay as they are.
 
+use super::int8::looks_up_rows;
 use super::{DisjointMut, Layout, Weight};
 use crate::error::check_len;
 use crate::simd::{LANES, Line};
@@ -11,8 +12,12 @@ use crate::{KernelError, ThreadPool};
 use blocks::DType;
 
 /// Whether rows of `cols` elements of this type can be interleaved: whole words, and whole loads of
-/// 16 bytes for plain types.
+/// 16 bytes for plain types. Types whose codes are looked up row by row (IQ1, IQ2, IQ3) gain nothing
+/// from it and stay as they are.
 pub fn can_interleave(dtype: DType, cols: usize) -> bool {
+    if looks_up_rows(dtype) {
+        return false;
+    }
     let unit = if dtype.is_quantized() { 4 } else { 16 };
     dtype.bytes_for(cols).is_some_and(|bytes| bytes > 0 && bytes.is_multiple_of(unit))
 }

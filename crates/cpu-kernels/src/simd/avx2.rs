@@ -8,34 +8,24 @@ use std::arch::x86_64::*;
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2<const VNNI: bool>(());
 
-/// Runs `op` compiled for AVX2, with AVX-VNNI where the processor has it.
+/// Runs `op` compiled for AVX2.
 pub(super) fn run<O: Op>(op: O) -> O::Output {
     #[target_feature(enable = "avx2,fma,f16c")]
     fn with_features<O: Op>(op: O) -> O::Output {
         op.run(Avx2::<false>(()))
     }
-    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
-    fn with_vnni<O: Op>(op: O) -> O::Output {
-        op.run(Avx2::<true>(()))
-    }
     assert!(crate::Isa::Avx2.is_supported());
-    if is_x86_feature_detected!("avxvnni") {
-        // SAFETY: the processor has all of these features, as just checked.
-        unsafe { with_vnni(op) }
-    } else {
-        // SAFETY: the processor has all of these features, as just asserted.
-        unsafe { with_features(op) }
-    }
+    // SAFETY: the processor has all of these features, as just asserted.
+    unsafe { with_features(op) }
 }
 
-/// Runs `op` compiled for AVX2 without AVX-VNNI, for tests.
-#[cfg(test)]
-pub(crate) fn run_without_vnni<O: Op>(op: O) -> O::Output {
-    #[target_feature(enable = "avx2,fma,f16c")]
+/// Runs `op` compiled for AVX2 with AVX-VNNI.
+pub(super) fn run_vnni<O: Op>(op: O) -> O::Output {
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
     fn with_features<O: Op>(op: O) -> O::Output {
-        op.run(Avx2::<false>(()))
+        op.run(Avx2::<true>(()))
     }
-    assert!(crate::Isa::Avx2.is_supported());
+    assert!(crate::Isa::Avx2Vnni.is_supported());
     // SAFETY: the processor has all of these features, as just asserted.
     unsafe { with_features(op) }
 }

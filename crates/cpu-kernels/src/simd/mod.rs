@@ -5,6 +5,11 @@
 //! the instructions, so the methods are safe. A lane is a row of a weight (or a position of a
 //! cache), never a step along the sum: what one lane computes does not depend on its neighbours,
 //! and no sum crosses lanes.
+//!
+//! An instruction set is one file with an implementation of `Simd`, a line in [`dispatch`] and one in
+//! `Isa`. Processors other than x86-64 run the portable one, which the compiler vectorises for their
+//! baseline; a NEON path will be `neon.rs`, four registers a value, its `dot` the `usdot` (or
+//! `sdot` of bytes less 128) of ARMv8.6.
 
 #[cfg(target_arch = "x86_64")]
 mod avx2;
@@ -32,6 +37,7 @@ pub(crate) trait Simd: Copy {
     /// Whether there are 32 registers that hold all 16 lanes each.
     const MANY_REGISTERS: bool;
     /// Whether this thread may use AMX's products of int8 tiles.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     const TILES: bool = false;
 
     fn splat_i(self, v: i32) -> Self::I;
@@ -145,6 +151,8 @@ pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
         Isa::Portable => op.run(Portable),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::run(op),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx2Vnni => avx2::run_vnni(op),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Amx => avx512::run::<false, O>(op),
         #[cfg(not(target_arch = "x86_64"))]

@@ -11,10 +11,14 @@
 
 mod activations;
 mod direct;
+mod grids;
 mod k_quants;
+mod low_bit;
 mod nibbles;
+mod nvfp4;
 mod quants32;
 mod sweep;
+mod ternary;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tiles;
 
@@ -24,6 +28,7 @@ use crate::simd::{LANES, Line, Op, Simd, Sixteen, Tile, dispatch, dispatch_tiles
 use crate::{Isa, ThreadPool};
 use activations::Quantized;
 use blocks::DType;
+pub(super) use grids::looks_up_rows;
 use std::marker::PhantomData;
 
 /// Columns of a panel.
@@ -78,6 +83,7 @@ trait Format {
     const SCALES: Scales;
     /// Whether integer scales have 6 bits, no sign, and bytes at most 31: a product splits into
     /// two of a byte each.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     const SMALL: bool = false;
     /// Whether bytes exceed 127.
     const WIDE: bool = false;
@@ -122,7 +128,7 @@ const CHUNK_LINES: usize = 16;
 /// Runs the product if the type has an integer kernel; says whether it did.
 pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) -> bool {
     #[allow(clippy::wildcard_imports)]
-    use {k_quants::*, nibbles::*, quants32::*};
+    use {grids::*, k_quants::*, low_bit::*, nibbles::*, nvfp4::*, quants32::*, ternary::*};
     match job.dtype {
         DType::Q4_0 => run_format::<Q4_0>(pool, job, out),
         DType::Q4_1 => run_format::<Q4_1>(pool, job, out),
@@ -138,6 +144,17 @@ pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) -> bool {
         DType::Q4_K => run_format::<Q4K>(pool, job, out),
         DType::Q5_K => run_format::<Q5K>(pool, job, out),
         DType::Q6_K => run_format::<Q6K>(pool, job, out),
+        DType::NVFP4 => run_format::<Nvfp4>(pool, job, out),
+        DType::Q1_0 => run_format::<Q1_0>(pool, job, out),
+        DType::Q2_0 => run_format::<Q2_0>(pool, job, out),
+        DType::TQ1_0 => run_format::<Tq1_0>(pool, job, out),
+        DType::IQ1_S => run_format::<Iq1S>(pool, job, out),
+        DType::IQ1_M => run_format::<Iq1M>(pool, job, out),
+        DType::IQ2_XXS => run_format::<Iq2Xxs>(pool, job, out),
+        DType::IQ2_XS => run_format::<Iq2Xs>(pool, job, out),
+        DType::IQ2_S => run_format::<Iq2S>(pool, job, out),
+        DType::IQ3_XXS => run_format::<Iq3Xxs>(pool, job, out),
+        DType::IQ3_S => run_format::<Iq3S>(pool, job, out),
         _ => return false,
     }
     true
@@ -149,7 +166,9 @@ fn run_format<F: Format>(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
     let scope = pool.profile().scope("quantize activations", "", read);
     let acts = &activations::quantize::<F>(pool, job);
     drop(scope);
-    let tiles = job.isa == Isa::Amx && job.m >= LANES && F::SCALES != Scales::Float;
+    // Tiles sum 32 or 256 of k.
+    let fits = F::SCALES == Scales::Integer || F::SUB == 32;
+    let tiles = job.isa == Isa::Amx && job.m >= LANES && F::SCALES != Scales::Float && fits;
     let rows = if tiles { TILE_ROWS } else { PANEL_ROWS };
     job.for_pieces(pool, rows, MAX_ACTS, |piece| {
         let work = Int8Piece { job, acts, piece, out, tiles, format: PhantomData::<F> };

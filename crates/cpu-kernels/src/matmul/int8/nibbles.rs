@@ -188,7 +188,7 @@ impl Format for Iq4Xs {
 }
 
 /// Twice the values of E2M1, plus 12.
-const E2M1_BOOK: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
+pub(super) const E2M1_BOOK: [u8; 16] = [12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0];
 
 /// An exponent of 8 bits (scale 2^(e - 127)), 16 bytes of E2M1.
 pub(super) struct Mxfp4;
