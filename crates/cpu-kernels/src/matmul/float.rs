@@ -4,16 +4,16 @@
 //! Per output: a fused multiply-add for each k within a span of 64, from zero; spans added up in
 //! order.
 
-use super::{DisjointMut, Job, Layout, PANEL_GROUPS, Piece, Scratch, Source};
+use super::rows::{Dot, F32, Family, Product, Step, Steps};
+use super::{DisjointMut, Job, Piece, bf16};
 use crate::simd::{LANES, Op, Simd, Tile, dispatch};
 use crate::{KernelError, ThreadPool};
 use blocks::DType;
+use bytemuck::Zeroable;
+use std::marker::PhantomData;
 
 /// Columns of a panel.
 pub(crate) const SPAN: usize = 64;
-
-/// Columns decoded at once: a multiple of every block length.
-const DECODED: usize = 256;
 
 /// 16 rows by 64 columns in f32: entry `k` has column `k` of all rows.
 #[derive(Clone)]
@@ -40,15 +40,24 @@ pub(crate) fn is_plain(dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
 }
 
-pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
-    let out = &DisjointMut::new(out);
-    job.for_pieces(pool, 128, |piece| dispatch(job.isa, FloatPiece { job, piece, out }));
+/// The product in f32; of `rounded` numbers if activations and weights are taken as bf16.
+pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, rounded: bool, out: &mut [f32]) {
+    let steps = Steps::new(job, LANES, is_plain(job.dtype));
+    let x = steps.cut(pool, job, |row, to| {
+        let to: &mut [f32] = bytemuck::cast_slice_mut(to);
+        to[..row.len()].copy_from_slice(row);
+        if rounded {
+            to.iter_mut().for_each(|x| *x = bf16::rounded(*x));
+        }
+    });
+    let product = &Product { job, x: &x, steps, out: &DisjointMut::new(out) };
+    product.for_pieces(pool, |piece| dispatch(job.isa, FloatPiece { product, rounded, piece }));
 }
 
 struct FloatPiece<'a> {
-    job: &'a Job<'a>,
+    product: &'a Product<'a>,
+    rounded: bool,
     piece: Piece,
-    out: &'a DisjointMut<'a, f32>,
 }
 
 impl Op for FloatPiece<'_> {
@@ -56,71 +65,118 @@ impl Op for FloatPiece<'_> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let FloatPiece { job, piece, out } = self;
-        let row0 = piece.rows.start;
-        let n_groups = piece.rows.len().div_ceil(LANES);
-        let mut own = Scratch::take();
-        let scratch = &mut *own;
-        {
-            let sums = &mut scratch.sums;
-            sums.clear();
-            sums.resize(piece.acts.len() * PANEL_GROUPS, [0.0; LANES]);
-            let groups = &mut scratch.float[..n_groups];
-            let (x, m) = (&job.x[piece.acts.start * job.cols..], piece.acts.len());
-            if is_plain(job.dtype) {
-                let size = job.dtype.block_bytes();
-                for k0 in (0..job.cols).step_by(SPAN) {
-                    let span = SPAN.min(job.cols - k0);
-                    for (g, group) in groups.iter_mut().enumerate() {
-                        let row = row0 + g * LANES;
-                        let (at, bytes) = (k0 * size, span * size);
-                        let tile = job.tile(&piece, row, (at, bytes), &mut scratch.pad);
-                        unpack(s, job.dtype, tile, group);
-                    }
-                    sweep(s, groups, span, &x[k0..], job.cols, m, sums, PANEL_GROUPS);
-                }
-            } else {
-                scratch.decoded.resize(n_groups * LANES * DECODED, 0.0);
-                let decoded = &mut scratch.decoded[..];
-                for k0 in (0..job.cols).step_by(DECODED) {
-                    let n = DECODED.min(job.cols - k0);
-                    decode_rows(job, &piece, k0, n, decoded, &mut scratch.pad);
-                    let rows = Source {
-                        bytes: bytemuck::cast_slice(decoded),
-                        stride: DECODED * 4,
-                        rows: n_groups * LANES,
-                        layout: Layout::Rows,
-                    };
-                    for k1 in (0..n).step_by(SPAN) {
-                        let span = SPAN.min(n - k1);
-                        for (g, group) in groups.iter_mut().enumerate() {
-                            let tile = rows.tile(g * LANES, k1 * 4, span * 4, &mut scratch.pad);
-                            unpack(s, DType::F32, tile, group);
-                        }
-                        let x = &x[k0 + k1..];
-                        sweep(s, groups, span, x, job.cols, m, sums, PANEL_GROUPS);
-                    }
-                }
-            }
-            job.store(&piece, sums, out);
+        let FloatPiece { product, rounded, piece } = self;
+        match product.job.dtype {
+            DType::F32 => product.piece::<S, Widened<F32>>(s, &piece),
+            DType::F16 if rounded => product.piece::<S, Widened<RoundedF16>>(s, &piece),
+            DType::F16 => product.piece::<S, Widened<F16>>(s, &piece),
+            DType::BF16 => product.piece::<S, Widened<Bf16>>(s, &piece),
+            _ => product.piece::<S, Decoded>(s, &piece),
         }
-        own.give_back();
     }
 }
 
-/// Columns `k0..k0 + n` of the piece's rows, decoded into rows of [`DECODED`].
-fn decode_rows(
-    job: &Job<'_>,
-    piece: &Piece,
-    k0: usize,
-    n: usize,
-    decoded: &mut [f32],
-    buffer: &mut Vec<u8>,
-) {
-    let (len, size) = (job.dtype.block_len(), job.dtype.block_bytes());
-    for (row, to) in piece.rows.clone().zip(decoded.chunks_mut(DECODED)) {
-        let bytes = job.source.row(row, k0 / len * size, n / len * size, buffer);
-        decode(job.dtype, bytes, &mut to[..n]);
+/// Sixteen f16.
+struct F16;
+
+impl<S: Simd> Dot<S> for F16 {
+    type Bytes = [u8; 32];
+    #[inline(always)]
+    fn load(s: S, from: &[u8; 32]) -> S::F {
+        s.widen_f16(from)
+    }
+    #[inline(always)]
+    fn step(s: S, acc: S::F, w: S::F, x: S::F) -> S::F {
+        s.fma(w, x, acc)
+    }
+}
+
+/// Sixteen f16, rounded to bf16.
+struct RoundedF16;
+
+impl<S: Simd> Dot<S> for RoundedF16 {
+    type Bytes = [u8; 32];
+    #[inline(always)]
+    fn load(s: S, from: &[u8; 32]) -> S::F {
+        let mut wide = [0.0; LANES];
+        s.store_f(s.widen_f16(from), &mut wide);
+        s.load_f(&wide.map(bf16::rounded))
+    }
+    #[inline(always)]
+    fn step(s: S, acc: S::F, w: S::F, x: S::F) -> S::F {
+        s.fma(w, x, acc)
+    }
+}
+
+/// Sixteen bf16.
+struct Bf16;
+
+impl<S: Simd> Dot<S> for Bf16 {
+    type Bytes = [u8; 32];
+    #[inline(always)]
+    fn load(s: S, from: &[u8; 32]) -> S::F {
+        s.widen_bf16(from)
+    }
+    #[inline(always)]
+    fn step(s: S, acc: S::F, w: S::F, x: S::F) -> S::F {
+        s.fma(w, x, acc)
+    }
+}
+
+/// A plain type.
+struct Widened<D>(PhantomData<D>);
+
+impl<S: Simd, D: Dot<S>> Family<S> for Widened<D> {
+    type Stored = D;
+    type Unpacked = F32;
+    const K: usize = LANES;
+
+    #[inline(always)]
+    fn unpack(
+        s: S,
+        job: &Job<'_>,
+        row: usize,
+        (k0, k): (usize, usize),
+        pad: &mut Vec<u8>,
+        to: &mut [Step],
+    ) {
+        let size = size_of::<D::Bytes>() / LANES;
+        let bytes = job.source.row(row, k0 * size, k * size, pad);
+        let whole = k / LANES;
+        let (steps, rest) = bytes.split_at(whole * size_of::<D::Bytes>());
+        for (from, to) in bytemuck::cast_slice(steps).iter().zip(&mut *to) {
+            s.store_f(D::load(s, from), &mut to.0);
+        }
+        if !rest.is_empty() {
+            let mut last = D::Bytes::zeroed();
+            bytemuck::bytes_of_mut(&mut last)[..rest.len()].copy_from_slice(rest);
+            s.store_f(D::load(s, &last), &mut to[whole].0);
+        }
+    }
+}
+
+/// Any other type.
+struct Decoded;
+
+impl<S: Simd> Family<S> for Decoded {
+    type Stored = F32;
+    type Unpacked = F32;
+    const K: usize = LANES;
+
+    #[inline(always)]
+    fn unpack(
+        _: S,
+        job: &Job<'_>,
+        row: usize,
+        (k0, k): (usize, usize),
+        pad: &mut Vec<u8>,
+        to: &mut [Step],
+    ) {
+        let (len, size) = (job.dtype.block_len(), job.dtype.block_bytes());
+        let bytes = job.source.row(row, k0 / len * size, k / len * size, pad);
+        let to: &mut [f32] = bytemuck::cast_slice_mut(to);
+        decode(job.dtype, bytes, &mut to[..k]);
+        to[k..].fill(0.0);
     }
 }
 

@@ -5,6 +5,7 @@ use super::float::FloatGroup;
 use super::int8::Int8Group;
 #[cfg(target_arch = "x86_64")]
 use super::int8::tiles::TileBuffers;
+use super::rows::Step;
 use crate::simd::LANES;
 use std::cell::Cell;
 
@@ -21,6 +22,8 @@ pub(crate) struct Scratch {
     pub(crate) pad: Vec<u8>,
     /// Decoded rows.
     pub(crate) decoded: Vec<f32>,
+    /// Unpacked rows.
+    pub(crate) panel: Vec<Step>,
 }
 
 thread_local! {
