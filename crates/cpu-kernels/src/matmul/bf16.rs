@@ -28,9 +28,11 @@ pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
     if !has_bf16(job.isa) {
         return float::run(pool, job, true, out);
     }
-    let steps = Steps::new(job, K, job.dtype == DType::BF16);
-    let x = steps.cut(pool, job, |row, to| dispatch(job.isa, Round { row, to }));
-    let product = &Product { job, x: &x, steps, out: &DisjointMut::new(out) };
+    let mut x = Vec::new();
+    let steps = Steps::cut(pool, job, (K, job.dtype == DType::BF16), &mut x, |row, to| {
+        dispatch(job.isa, Round { row, to })
+    });
+    let product = &Product { job, steps, out: &DisjointMut::new(out) };
     product.for_pieces(pool, |piece| dispatch_bf16(Bf16Piece { product, piece }));
 }
 
@@ -65,7 +67,6 @@ impl<S: Bf16Dot> Dot<S> for Pairs {
 
 impl<S: Bf16Dot> Family<S> for Pairs {
     type Stored = Pairs;
-    type Unpacked = Pairs;
     const K: usize = K;
 
     #[inline(always)]

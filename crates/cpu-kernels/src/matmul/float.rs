@@ -42,15 +42,16 @@ pub(crate) fn is_plain(dtype: DType) -> bool {
 
 /// The product in f32; of `rounded` numbers if activations and weights are taken as bf16.
 pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, rounded: bool, out: &mut [f32]) {
-    let steps = Steps::new(job, LANES, is_plain(job.dtype));
-    let x = steps.cut(pool, job, |row, to| {
+    let mut x = Vec::new();
+    let steps = Steps::cut(pool, job, (LANES, is_plain(job.dtype)), &mut x, |row, to| {
         let to: &mut [f32] = bytemuck::cast_slice_mut(to);
         to[..row.len()].copy_from_slice(row);
+        to[row.len()..].fill(0.0);
         if rounded {
             to.iter_mut().for_each(|x| *x = bf16::rounded(*x));
         }
     });
-    let product = &Product { job, x: &x, steps, out: &DisjointMut::new(out) };
+    let product = &Product { job, steps, out: &DisjointMut::new(out) };
     product.for_pieces(pool, |piece| dispatch(job.isa, FloatPiece { product, rounded, piece }));
 }
 
@@ -128,7 +129,6 @@ struct Widened<D>(PhantomData<D>);
 
 impl<S: Simd, D: Dot<S>> Family<S> for Widened<D> {
     type Stored = D;
-    type Unpacked = F32;
     const K: usize = LANES;
 
     #[inline(always)]
@@ -160,7 +160,6 @@ struct Decoded;
 
 impl<S: Simd> Family<S> for Decoded {
     type Stored = F32;
-    type Unpacked = F32;
     const K: usize = LANES;
 
     #[inline(always)]

@@ -7,8 +7,9 @@
 //! row's result depends on nothing else in the batch.
 //!
 //! Few activations: four rows at a time go by in one stream, with the next four on their way.
-//! More: blocks of sixteen rows are unpacked once into the first-level cache and swept by all
-//! activations, in register tiles of four rows by six activations.
+//! More: blocks of up to 64 rows are unpacked once, transposed so that lanes are rows, and each of
+//! the sixteen chains has its turn: a step multiplies 64 weights by a broadcast activation, which
+//! takes far less from the caches. An output is the same chains added in the same order either way.
 
 use super::{DisjointMut, Job, Layout, Piece, Scratch};
 use crate::ThreadPool;
@@ -20,11 +21,14 @@ use bytemuck::{Pod, Zeroable};
 #[repr(C, align(64))]
 pub(crate) struct Step(pub(crate) [f32; LANES]);
 
-/// Steps of k in a block: with sixteen rows and six activations it stays in the first-level cache.
+/// Steps of k in a block: what one of the chains takes of it stays in the first-level cache.
 const BLOCK: usize = 32;
 
 /// The most activations that take a weight as it lies.
-const FEW: usize = 6;
+const FEW: usize = 12;
+
+/// Activations of a register tile.
+const CHUNK: usize = 6;
 
 /// The most activations of a piece: a block of them stays in the second-level cache.
 const PIECE_ACTS: usize = 256;
@@ -57,8 +61,6 @@ impl<S: Simd> Dot<S> for F32 {
 pub(super) trait Family<S: Simd> {
     /// Rows as they are stored.
     type Stored: Dot<S>;
-    /// Rows unpacked.
-    type Unpacked: Dot<S>;
     /// Elements of a step.
     const K: usize;
     /// Unpacks elements `k0..k0 + k` of a row; what is missing in the last step becomes zeros.
@@ -75,69 +77,63 @@ pub(super) trait Family<S: Simd> {
 /// A product whose activations are cut into steps.
 pub(super) struct Product<'a> {
     pub(super) job: &'a Job<'a>,
-    /// `[block][activation][step]`: see [`Steps`].
-    pub(super) x: &'a [Step],
-    pub(super) steps: Steps,
+    pub(super) steps: Steps<'a>,
     pub(super) out: &'a DisjointMut<'a, f32>,
 }
 
-/// How rows of k are cut: `total` steps in blocks of `block`, the last block the shorter.
-#[derive(Clone, Copy)]
-pub(super) struct Steps {
-    k: usize,
-    pub(super) total: usize,
-    block: usize,
+/// Activations cut into steps of k.
+pub(super) struct Steps<'a> {
+    /// Steps of a row.
+    total: usize,
+    /// For rows that are taken as they lie `[activation][step][lane]`, otherwise
+    /// `[block][lane][activation][step]`.
+    x: &'a [Step],
     direct: bool,
 }
 
-impl Steps {
-    /// For steps of `k` elements, with rows that may be taken as they are `stored`.
-    pub(super) fn new(job: &Job<'_>, k: usize, stored: bool) -> Steps {
-        let total = job.cols.div_ceil(k);
-        let direct = stored
-            && job.m <= FEW
-            && job.cols.is_multiple_of(k)
-            && job.source.layout == Layout::Rows;
-        let block = if direct { total } else { BLOCK };
-        Steps { k, total, block, direct }
-    }
-
-    /// Cuts activations: `fill(row, steps)` writes a row's part from an f32 slice.
+impl<'a> Steps<'a> {
+    /// Cuts into steps of `k` elements for rows that may be taken as they are `stored`;
+    /// `fill(row, steps)` writes a whole row, with zeros where it ends early.
     pub(super) fn cut(
-        &self,
         pool: &ThreadPool,
         job: &Job<'_>,
+        (k, stored): (usize, bool),
+        buffer: &'a mut Vec<Step>,
         fill: impl Fn(&[f32], &mut [Step]) + Sync,
-    ) -> Vec<Step> {
-        let mut x = vec![Step::zeroed(); job.m * self.total];
-        let out = &DisjointMut::new(&mut x);
+    ) -> Steps<'a> {
+        let (total, m) = (job.cols.div_ceil(k), job.m);
+        let direct =
+            stored && m <= FEW && job.cols.is_multiple_of(k) && job.source.layout == Layout::Rows;
+        buffer.clear();
+        buffer.resize(m * total, Step::zeroed());
+        let out = &DisjointMut::new(bytemuck::cast_slice_mut::<Step, f32>(buffer));
         // Some rows a chunk: a row is a microsecond or so.
-        const ROWS: usize = 16;
-        pool.run(job.m.div_ceil(ROWS), |chunk| {
-            for i in chunk * ROWS..job.m.min((chunk + 1) * ROWS) {
-                let row = &job.x[i * job.cols..][..job.cols];
-                for (block, row) in row.chunks(self.block.max(1) * self.k).enumerate() {
-                    let at = self.at(block, i, job.m);
-                    // SAFETY: this block of row `i` belongs to this chunk alone.
-                    fill(row, unsafe { out.slice_mut(at..at + self.len(block)) });
+        const ROWS: usize = 8;
+        pool.run(m.div_ceil(ROWS), |chunk| {
+            let mut row = vec![Step::zeroed(); total];
+            for i in chunk * ROWS..m.min((chunk + 1) * ROWS) {
+                fill(&job.x[i * job.cols..][..job.cols], &mut row);
+                if direct {
+                    let at = i * total * LANES;
+                    // SAFETY: row `i` belongs to this chunk alone.
+                    let to = unsafe { out.slice_mut(at..at + total * LANES) };
+                    to.copy_from_slice(bytemuck::cast_slice(&row));
+                    continue;
+                }
+                for (block, steps) in row.chunks(BLOCK).enumerate() {
+                    let n = steps.len();
+                    for lane in 0..LANES {
+                        let at = block * BLOCK * LANES * m + (lane * m + i) * n;
+                        // SAFETY: row `i` belongs to this chunk alone.
+                        let to = unsafe { out.slice_mut(at..at + n) };
+                        for (to, step) in to.iter_mut().zip(steps) {
+                            *to = step.0[lane];
+                        }
+                    }
                 }
             }
         });
-        x
-    }
-
-    fn blocks(&self) -> usize {
-        self.total.div_ceil(self.block.max(1))
-    }
-
-    /// Steps of a block.
-    fn len(&self, block: usize) -> usize {
-        self.block.min(self.total - block * self.block)
-    }
-
-    /// Where a block of activation `i` of `m` begins.
-    fn at(&self, block: usize, i: usize, m: usize) -> usize {
-        block * self.block * m + i * self.len(block)
+        Steps { total, x: buffer, direct }
     }
 }
 
@@ -155,107 +151,156 @@ impl Product<'_> {
         });
     }
 
-    /// One piece, sixteen rows after sixteen rows.
     #[inline(always)]
     pub(super) fn piece<S: Simd, F: Family<S>>(&self, s: S, piece: &Piece) {
-        let (job, steps) = (self.job, self.steps);
-        let m = piece.acts.len();
         let mut own = Scratch::take();
-        let Scratch { sums, panel, pad, .. } = &mut *own;
+        if self.steps.direct {
+            self.stream::<S, F>(s, piece, &mut own);
+        } else {
+            self.sweep::<S, F>(s, piece, &mut own);
+        }
+        own.give_back();
+    }
+
+    /// Rows as they lie, sixteen after sixteen.
+    #[inline(always)]
+    fn stream<S: Simd, F: Family<S>>(&self, s: S, piece: &Piece, scratch: &mut Scratch) {
+        let (job, n) = (self.job, self.steps.total);
+        let sums = &mut scratch.lanes;
         for row in piece.rows.clone().step_by(LANES) {
             let rows = LANES.min(piece.rows.end - row);
             sums.clear();
-            sums.resize(m * LANES, [0.0; LANES]);
-            for block in 0..steps.blocks() {
-                let n = steps.len(block);
-                let x = &self.x[steps.at(block, piece.acts.start, job.m)..][..m * n];
-                if steps.direct {
-                    let stride = job.source.stride;
-                    let bytes = &job.source.bytes[row * stride..][..rows * stride];
-                    sweep::<S, F::Stored, true>(s, bytemuck::cast_slice(bytes), n, x, sums);
-                } else {
-                    panel.resize(rows * n, Step::zeroed());
-                    let k0 = block * BLOCK * F::K;
-                    let k = (k0, (n * F::K).min(job.cols - k0));
-                    for (r, to) in panel.chunks_exact_mut(n).enumerate() {
-                        F::unpack(s, job, row + r, k, pad, to);
-                    }
-                    let lines = bytemuck::cast_slice(panel);
-                    sweep::<S, F::Unpacked, false>(s, lines, n, x, sums);
-                }
-            }
-            for (i, sums) in piece.acts.clone().zip(sums.as_chunks::<LANES>().0) {
-                let at = i * job.source.rows + row;
-                // SAFETY: this piece alone writes its rows for its activations.
-                let to = unsafe { self.out.slice_mut(at..at + rows) };
-                let mut sum = [0.0; LANES];
-                s.store_f(add_lanes(s, sums), &mut sum);
-                to.copy_from_slice(&sum[..rows]);
-                if let Some(bias) = job.bias {
-                    for (to, bias) in to.iter_mut().zip(&bias[row..row + rows]) {
-                        *to += bias;
+            sums.resize(job.m * LANES, Step::zeroed());
+            let stride = job.source.stride;
+            let bytes = &job.source.bytes[row * stride..][..rows * stride];
+            stream_rows::<S, F::Stored>(s, bytemuck::cast_slice(bytes), n, self.steps.x, sums);
+            for (i, sums) in sums.as_chunks::<LANES>().0.iter().enumerate() {
+                let line = size_of::<Step>();
+                let tile = Tile::new(bytemuck::cast_slice(sums), line, line);
+                let mut lanes = [s.splat_f(0.0); LANES];
+                for (at, lanes) in lanes.chunks_exact_mut(4).enumerate() {
+                    for (lane, line) in lanes.iter_mut().zip(s.load_4(tile, 16 * at)) {
+                        *lane = s.as_f(line);
                     }
                 }
+                self.store(s, add_lanes(s, lanes), i, row..row + rows);
             }
         }
-        own.give_back();
+    }
+
+    /// Rows unpacked and transposed, a block of k after the other.
+    #[inline(always)]
+    fn sweep<S: Simd, F: Family<S>>(&self, s: S, piece: &Piece, scratch: &mut Scratch) {
+        let (job, m) = (self.job, piece.acts.len());
+        let Scratch { lanes: sums, panel, slab, pad, .. } = scratch;
+        let groups = piece.rows.len().div_ceil(LANES);
+        sums.clear();
+        sums.resize(LANES * m * groups, Step::zeroed());
+        for first in (0..self.steps.total).step_by(BLOCK) {
+            let n = BLOCK.min(self.steps.total - first);
+            panel.resize(LANES * n, Step::zeroed());
+            slab.resize(LANES * groups * n, Step::zeroed());
+            let k = (first * F::K, (n * F::K).min(job.cols - first * F::K));
+            for g in 0..groups {
+                let row = piece.rows.start + g * LANES;
+                for (r, to) in panel.chunks_exact_mut(n).enumerate() {
+                    if row + r < piece.rows.end {
+                        F::unpack(s, job, row + r, k, pad, to);
+                    } else {
+                        to.fill(Step::zeroed());
+                    }
+                }
+                let stride = n * size_of::<Step>();
+                let tile = Tile::new(bytemuck::cast_slice(panel), stride, stride);
+                for step in 0..n {
+                    for at in 0..LANES / 4 {
+                        let lines = s.load_4(tile, step * size_of::<Step>() + 16 * at);
+                        for (lane, line) in (4 * at..).zip(lines) {
+                            let to = &mut slab[(lane * groups + g) * n + step];
+                            s.store_f(s.as_f(line), &mut to.0);
+                        }
+                    }
+                }
+            }
+            let x: &[f32] = bytemuck::cast_slice(self.steps.x);
+            for (lane, (slab, sums)) in
+                slab.chunks_exact(groups * n).zip(sums.chunks_exact_mut(m * groups)).enumerate()
+            {
+                let at = first * LANES * job.m + (lane * job.m + piece.acts.start) * n;
+                sweep_chain::<S, F::Stored>(s, slab, n, &x[at..at + m * n], groups, sums);
+            }
+        }
+        for i in 0..m {
+            for g in 0..groups {
+                let mut lanes = [s.splat_f(0.0); LANES];
+                for (lane, sum) in lanes.iter_mut().enumerate() {
+                    *sum = s.load_f(&sums[(lane * m + i) * groups + g].0);
+                }
+                let row = piece.rows.start + g * LANES;
+                let rows = row..piece.rows.end.min(row + LANES);
+                self.store(s, add_lanes(s, lanes), piece.acts.start + i, rows);
+            }
+        }
+    }
+
+    /// Writes up to sixteen rows of activation `i`, with the bias added.
+    #[inline(always)]
+    fn store<S: Simd>(&self, s: S, sums: S::F, i: usize, rows: std::ops::Range<usize>) {
+        let at = i * self.job.source.rows + rows.start;
+        // SAFETY: a piece alone writes its rows for its activations.
+        let to = unsafe { self.out.slice_mut(at..at + rows.len()) };
+        let mut lanes = [0.0; LANES];
+        s.store_f(sums, &mut lanes);
+        to.copy_from_slice(&lanes[..to.len()]);
+        if let Some(bias) = self.job.bias {
+            for (to, bias) in to.iter_mut().zip(&bias[rows]) {
+                *to += bias;
+            }
+        }
     }
 }
 
 /// Adds to `sums[i][r]` the products of `n` steps of row `r`, of up to 16 in `rows`, with activation
-/// `i`. `STREAM`: what comes after these rows will be needed next.
+/// `i`.
 #[inline(always)]
-fn sweep<S: Simd, D: Dot<S>, const STREAM: bool>(
+fn stream_rows<S: Simd, D: Dot<S>>(
     s: S,
     rows: &[D::Bytes],
     n: usize,
     x: &[Step],
-    sums: &mut [[f32; LANES]],
+    sums: &mut [Step],
 ) {
     if n == 0 {
         return;
     }
-    for (x, sums) in x.chunks(FEW * n).zip(sums.chunks_mut(FEW * LANES)) {
-        let mut r = 0;
-        while r * n < rows.len() {
-            let (rows, sums) = (&rows[r * n..], &mut sums[r..]);
-            let quad = rows.len() >= 4 * n;
-            r += match (S::MANY_REGISTERS, quad, x.len() / n) {
-                (true, true, 6) => tile::<S, D, STREAM, 4, 6>(s, rows, n, x, sums),
-                (true, true, 5) => tile::<S, D, STREAM, 4, 5>(s, rows, n, x, sums),
-                (true, true, 4) => tile::<S, D, STREAM, 4, 4>(s, rows, n, x, sums),
-                (true, true, 3) => tile::<S, D, STREAM, 4, 3>(s, rows, n, x, sums),
-                (_, true, 2) => tile::<S, D, STREAM, 4, 2>(s, rows, n, x, sums),
-                (_, true, 1) => tile::<S, D, STREAM, 4, 1>(s, rows, n, x, sums),
-                (_, _, m) => {
-                    // Few registers, or few rows.
-                    let step = if rows.len() >= 2 * n { 2 } else { 1 };
-                    let mut i = 0;
-                    while i < m {
-                        let (x, sums) = (&x[i * n..], &mut sums[i * LANES..]);
-                        i += 2.min(m - i);
-                        match (step, x.len() / n) {
-                            (2, 1) => tile::<S, D, STREAM, 2, 1>(s, rows, n, x, sums),
-                            (2, _) => tile::<S, D, STREAM, 2, 2>(s, rows, n, x, sums),
-                            (_, 1) => tile::<S, D, STREAM, 1, 1>(s, rows, n, x, sums),
-                            (_, _) => tile::<S, D, STREAM, 1, 2>(s, rows, n, x, sums),
-                        };
-                    }
-                    step
-                }
+    let mut r = 0;
+    while r * n < rows.len() {
+        let rows = &rows[r * n..];
+        let (four, mut i, mut step) = (rows.len() >= 4 * n, 0, 1);
+        while i * n < x.len() {
+            let (x, sums) = (&x[i * n..], &mut sums[i * LANES + r..]);
+            (step, i) = match (S::MANY_REGISTERS && four, x.len() / n) {
+                (true, 6..) => (4, i + stream_tile::<S, D, 4, 6>(s, rows, n, x, sums)),
+                (true, 3..) => (4, i + stream_tile::<S, D, 4, 3>(s, rows, n, x, sums)),
+                (true, 2) => (4, i + stream_tile::<S, D, 4, 2>(s, rows, n, x, sums)),
+                (true, _) => (4, i + stream_tile::<S, D, 4, 1>(s, rows, n, x, sums)),
+                (false, 2..) => (1, i + stream_tile::<S, D, 1, 2>(s, rows, n, x, sums)),
+                (false, _) => (1, i + stream_tile::<S, D, 1, 1>(s, rows, n, x, sums)),
             };
         }
+        r += step;
     }
 }
 
-/// `R` rows by `M` activations in registers. Returns `R`.
+/// `R` rows by `M` activations in registers, lanes along k; what comes after these rows will be
+/// needed next. Returns `M`.
 #[inline(always)]
-fn tile<S: Simd, D: Dot<S>, const STREAM: bool, const R: usize, const M: usize>(
+fn stream_tile<S: Simd, D: Dot<S>, const R: usize, const M: usize>(
     s: S,
     rows: &[D::Bytes],
     n: usize,
     x: &[Step],
-    sums: &mut [[f32; LANES]],
+    sums: &mut [Step],
 ) -> usize {
     let mut w = [&rows[..n]; R];
     for r in 0..R {
@@ -266,16 +311,10 @@ fn tile<S: Simd, D: Dot<S>, const STREAM: bool, const R: usize, const M: usize>(
         xs[i] = &x[i * n..][..n];
     }
     let mut acc = [[s.splat_f(0.0); M]; R];
-    for i in 0..M {
-        for r in 0..R {
-            acc[r][i] = s.load_f(&sums[i * LANES + r]);
-        }
-    }
     let next = rows.as_ptr().wrapping_add(R * n).cast::<u8>();
+    let bytes = R * size_of::<D::Bytes>();
     for k in 0..n {
-        if STREAM {
-            prefetch(next.wrapping_add(k * R * size_of::<D::Bytes>()), R * size_of::<D::Bytes>());
-        }
+        prefetch(next.wrapping_add(k * bytes), bytes);
         let mut v = [s.splat_f(0.0); R];
         for r in 0..R {
             v[r] = D::load(s, &w[r][k]);
@@ -289,10 +328,85 @@ fn tile<S: Simd, D: Dot<S>, const STREAM: bool, const R: usize, const M: usize>(
     }
     for i in 0..M {
         for r in 0..R {
-            s.store_f(acc[r][i], &mut sums[i * LANES + r]);
+            s.store_f(acc[r][i], &mut sums[i * LANES + r].0);
         }
     }
-    R
+    M
+}
+
+/// Adds to `sums[i * groups + g]` the products of `n` steps of one chain of group `g`, lanes being
+/// rows, with those of activation `i`.
+#[inline(always)]
+fn sweep_chain<S: Simd, D: Dot<S>>(
+    s: S,
+    slab: &[Step],
+    n: usize,
+    x: &[f32],
+    groups: usize,
+    sums: &mut [Step],
+) {
+    let mut g = 0;
+    while g < groups {
+        let quad = S::MANY_REGISTERS && groups - g >= 4;
+        let slab = &slab[g * n..];
+        let mut i = 0;
+        while i * n < x.len() {
+            let (x, sums) = (&x[i * n..], &mut sums[i * groups + g..]);
+            i += match (quad, x.len() / n) {
+                (true, 6..) => chain_tile::<S, D, 4, CHUNK>(s, slab, n, x, groups, sums),
+                (true, 2..) => chain_tile::<S, D, 4, 2>(s, slab, n, x, groups, sums),
+                (true, _) => chain_tile::<S, D, 4, 1>(s, slab, n, x, groups, sums),
+                (false, 6..) => chain_tile::<S, D, 1, CHUNK>(s, slab, n, x, groups, sums),
+                (false, 2..) => chain_tile::<S, D, 1, 2>(s, slab, n, x, groups, sums),
+                (false, _) => chain_tile::<S, D, 1, 1>(s, slab, n, x, groups, sums),
+            };
+        }
+        g += if quad { 4 } else { 1 };
+    }
+}
+
+/// `G` groups by `M` activations in registers. Returns `M`.
+#[inline(always)]
+fn chain_tile<S: Simd, D: Dot<S>, const G: usize, const M: usize>(
+    s: S,
+    slab: &[Step],
+    n: usize,
+    x: &[f32],
+    groups: usize,
+    sums: &mut [Step],
+) -> usize {
+    let mut w = [&slab[..n]; G];
+    for g in 0..G {
+        w[g] = &slab[g * n..][..n];
+    }
+    let mut xs = [&x[..n]; M];
+    for i in 0..M {
+        xs[i] = &x[i * n..][..n];
+    }
+    let mut acc = [[s.splat_f(0.0); M]; G];
+    for i in 0..M {
+        for g in 0..G {
+            acc[g][i] = s.load_f(&sums[i * groups + g].0);
+        }
+    }
+    for k in 0..n {
+        let mut v = [s.splat_f(0.0); G];
+        for g in 0..G {
+            v[g] = s.load_f(&w[g][k].0);
+        }
+        for i in 0..M {
+            let x = s.splat_f(xs[i][k]);
+            for g in 0..G {
+                acc[g][i] = D::step(s, acc[g][i], v[g], x);
+            }
+        }
+    }
+    for i in 0..M {
+        for g in 0..G {
+            s.store_f(acc[g][i], &mut sums[i * groups + g].0);
+        }
+    }
+    M
 }
 
 /// Asks for the lines of `len` bytes from `start` on to be brought to the second-level cache.
@@ -308,18 +422,10 @@ pub(super) fn prefetch(start: *const u8, len: usize) {
     let _ = (start, len);
 }
 
-/// The sum of the lanes of each of 16 rows: of `l` and `l + 8` first, then of these and those 4
-/// further, 2 further, and 1.
+/// The sum of the chains of 16 rows: of `l` and `l + 8` first, then of these and those 4 further,
+/// 2 further, and 1.
 #[inline(always)]
-fn add_lanes<S: Simd>(s: S, sums: &[[f32; LANES]; LANES]) -> S::F {
-    let tile = Tile::new(bytemuck::cast_slice(sums), size_of_val(&sums[0]), size_of_val(&sums[0]));
-    let mut lanes = [s.splat_f(0.0); LANES];
-    for (i, lanes) in lanes.chunks_exact_mut(4).enumerate() {
-        let lines = s.load_4(tile, 16 * i);
-        for (lane, line) in lanes.iter_mut().zip(lines) {
-            *lane = s.as_f(line);
-        }
-    }
+fn add_lanes<S: Simd>(s: S, mut lanes: [S::F; LANES]) -> S::F {
     for half in [8, 4, 2, 1] {
         for l in 0..half {
             lanes[l] = s.add(lanes[l], lanes[l + half]);

@@ -22,8 +22,12 @@ pub(crate) struct Scratch {
     pub(crate) pad: Vec<u8>,
     /// Decoded rows.
     pub(crate) decoded: Vec<f32>,
+    /// Sums that lanes step along k with.
+    pub(crate) lanes: Vec<Step>,
     /// Unpacked rows.
     pub(crate) panel: Vec<Step>,
+    /// The same, transposed.
+    pub(crate) slab: Vec<Step>,
 }
 
 thread_local! {
