@@ -1,10 +1,10 @@
 //! Working memory that a thread keeps between calls.
 
 use super::PANEL_GROUPS;
-use super::float::FloatGroup;
 use super::int8::Int8Group;
 #[cfg(target_arch = "x86_64")]
 use super::int8::tiles::TileBuffers;
+use super::rows::Step;
 use crate::simd::LANES;
 use bytemuck::{Pod, Zeroable};
 use std::cell::Cell;
@@ -12,7 +12,6 @@ use std::cell::Cell;
 /// Buffers of one thread. Their content means nothing between uses.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    pub(crate) float: [FloatGroup; PANEL_GROUPS],
     pub(crate) int8: [Int8Group; PANEL_GROUPS],
     #[cfg(target_arch = "x86_64")]
     pub(crate) tiles: TileBuffers,
@@ -20,8 +19,12 @@ pub(crate) struct Scratch {
     pub(crate) sums: Sums,
     /// Rows completed with zeros.
     pub(crate) pad: Vec<u8>,
-    /// Decoded rows.
-    pub(crate) decoded: Vec<f32>,
+    /// Sums that lanes step along k with.
+    pub(crate) lanes: Vec<Step>,
+    /// Unpacked rows.
+    pub(crate) panel: Vec<Step>,
+    /// The same, transposed.
+    pub(crate) slab: Vec<Step>,
 }
 
 /// Lanes that begin at cache lines: else each access would touch two.

@@ -79,12 +79,10 @@ pub(super) fn low_and_high<S: Simd, T: Sixteen>(s: S, tile: T, at: usize) -> [S:
 /// The lines of two sub-blocks of 32.
 #[inline(always)]
 pub(super) fn joined<S: Simd>(a: [S::I; 8], b: [S::I; 8]) -> [S::I; CHUNK_LINES] {
-    let mut out = [a[0]; CHUNK_LINES];
-    for i in 0..8 {
-        out[i] = a[i];
-        out[8 + i] = b[i];
-    }
-    out
+    [
+        a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], //
+        b[0], b[1], b[2], b[3], b[4], b[5], b[6], b[7],
+    ]
 }
 
 /// Nibbles through a code book.
