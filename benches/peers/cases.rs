@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
+use anyhow::{Context, Result};
+
 /// What a run measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, clap::ValueEnum)]
 pub(crate) enum Mode {
@@ -80,13 +82,18 @@ pub(crate) fn file_name(path: &Path) -> String {
 }
 
 /// The cases of all models: prefill and decode share a process, the others have one each.
-pub(crate) fn all(models: &[ModelArg], modes: &[Mode]) -> Vec<Case> {
+///
+/// # Errors
+/// If a file is not there.
+pub(crate) fn all(models: &[ModelArg], modes: &[Mode]) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for model in models {
         let mut modes = model.modes.clone().unwrap_or_else(|| modes.to_vec());
         modes.sort();
         modes.dedup();
-        let case = |modes| Case { model: model.path.clone(), modes };
+        let path = std::fs::canonicalize(&model.path);
+        let path = path.with_context(|| model.path.display().to_string())?;
+        let case = |modes| Case { model: path.clone(), modes };
         let (shared, alone): (Vec<Mode>, Vec<Mode>) =
             modes.into_iter().partition(|m| matches!(m, Mode::Prefill | Mode::Decode));
         if !shared.is_empty() {
@@ -94,7 +101,7 @@ pub(crate) fn all(models: &[ModelArg], modes: &[Mode]) -> Vec<Case> {
         }
         cases.extend(alone.into_iter().map(|mode| case(vec![mode])));
     }
-    cases
+    Ok(cases)
 }
 
 #[cfg(test)]
@@ -103,11 +110,18 @@ mod tests {
 
     #[test]
     fn prefill_and_decode_share_a_process() {
-        let models: Vec<ModelArg> =
-            ["a/x.gguf=decode,batch,prefill", "y.gguf"].map(|t| t.parse().unwrap()).into();
-        let cases = all(&models, &[Mode::Start]);
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, "").unwrap();
+            path.display().to_string()
+        };
+        let texts = [format!("{}=decode,batch,prefill", file("x.gguf")), file("y.gguf")];
+        let models: Vec<ModelArg> = texts.iter().map(|t| t.parse().unwrap()).collect();
+        let cases = all(&models, &[Mode::Start]).unwrap();
         let shown: Vec<String> = cases.iter().map(Case::to_string).collect();
         assert_eq!(shown, ["x.gguf prefill+decode", "x.gguf batch", "y.gguf start"]);
+        assert!(all(&["nowhere.gguf".parse().unwrap()], &[Mode::Start]).is_err());
         assert!("x.gguf=fast".parse::<ModelArg>().is_err());
     }
 }

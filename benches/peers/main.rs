@@ -73,14 +73,21 @@ fn main() -> Result<()> {
     if args.pairs == 0 || args.long_pairs == 0 || args.threads == 0 {
         bail!("--pairs, --long-pairs and --threads must be at least 1");
     }
-    let mut programs = vec![Program::infinity(args.infinity.clone(), &args.infinity_flags)?];
-    programs.extend(args.llama_cpp.clone().map(Program::llama_cpp));
-    programs.extend(args.ik_llama_cpp.clone().map(Program::ik_llama_cpp));
+    // Programs run in a folder of their own, and so see absolute paths alone.
+    let absolute =
+        |path: &PathBuf| std::fs::canonicalize(path).with_context(|| path.display().to_string());
+    let mut programs = vec![Program::infinity(
+        args.infinity.as_ref().map(absolute).transpose()?,
+        &args.infinity_flags,
+    )?];
+    programs.extend(args.llama_cpp.as_ref().map(absolute).transpose()?.map(Program::llama_cpp));
+    programs
+        .extend(args.ik_llama_cpp.as_ref().map(absolute).transpose()?.map(Program::ik_llama_cpp));
     let mut record = Record::new(args.threads, args.seed);
     let folder = &args.records;
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let name = record.file_name(&args.label);
-    for case in cases::all(&args.model, &args.modes) {
+    for case in cases::all(&args.model, &args.modes)? {
         let pairs = if case.is_long() { args.long_pairs } else { args.pairs };
         record.add(&case, measure(&case, &programs, &args, pairs));
         // After each case, so that a run that is cut short leaves what it has.

@@ -123,6 +123,8 @@ impl Program {
         let start = Instant::now();
         let out = Command::new(&program)
             .args(&args)
+            // Some peers write logs where they run.
+            .current_dir(std::env::temp_dir())
             .stdin(Stdio::null())
             .output()
             .with_context(|| file_name(&program));
@@ -216,11 +218,11 @@ impl Program {
             let Sizes { sequences, batch_depth, decode, .. } = sizes;
             // Caches are made in steps of 256 positions a sequence.
             let context = sequences * (batch_depth + decode).next_multiple_of(256);
-            let mut args = words("-m MODEL -t THREADS -fa on -b 512 -ub 512 --output-format jsonl");
+            let mut args = words("-m MODEL -t THREADS -fa on -b 512 -ub 512");
             args.extend(words(&format!(
                 "-c {context} -npp {batch_depth} -ntg {decode} -npl {sequences}"
             )));
-            args.extend(ik.then(|| "-rtr".to_owned()));
+            args.extend(words(if ik { "-rtr" } else { "--output-format jsonl" }));
             return ("llama-batched-bench", args);
         }
         let mut args = words("-m MODEL -t THREADS -fa 1 -b 512 -ub 512 -r 1 -o json");
@@ -292,7 +294,8 @@ fn theirs(out: &Output, case: &Case, sizes: &Sizes) -> Result<Vec<Measured>> {
     if case.has(Mode::Batch) {
         let rows = text.lines().filter_map(|l| serde_json::from_str::<Value>(l).ok());
         let rate = rows.filter_map(|row| row["speed_tg"].as_f64()).next_back();
-        return Ok(vec![found(Mode::Batch, rate)?]);
+        let table = String::from_utf8_lossy(&out.stderr);
+        return Ok(vec![found(Mode::Batch, rate.or_else(|| batched_table(&table)))?]);
     }
     // The list may follow other lines.
     let list = text.find('[').map_or("", |at| &text[at..]);
@@ -305,4 +308,26 @@ fn theirs(out: &Output, case: &Case, sizes: &Sizes) -> Result<Vec<Measured>> {
         row.and_then(|row| row["avg_ts"].as_f64())
     };
     case.modes.iter().map(|&mode| found(mode, rate(mode))).collect()
+}
+
+/// `S_TG t/s` of the last row of the table that ik_llama.cpp's `llama-batched-bench` prints, whose
+/// columns are PP, TG, B, N_KV, T_PP, S_PP, T_TG, S_TG, T and S.
+fn batched_table(text: &str) -> Option<f64> {
+    let number = |line: &str| line.split('|').nth(8)?.trim().parse().ok();
+    text.lines().filter(|line| line.starts_with('|')).filter_map(number).next_back()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rate_of_decoding_is_read_from_a_table() {
+        let text = "main: n_kv_max = 4096\n\n\
+            |    PP |     TG |    B |   N_KV |   T_PP s | S_PP t/s |   T_TG s | S_TG t/s |\n\
+            |-------|--------|------|--------|----------|----------|----------|----------|\n\
+            |    16 |      8 |    4 |     96 |    0.435 |   146.97 |    1.112 |    28.77 |\n";
+        assert_eq!(batched_table(text), Some(28.77));
+        assert_eq!(batched_table("no table"), None);
+    }
 }
