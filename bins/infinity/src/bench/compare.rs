@@ -147,11 +147,9 @@ pub(super) fn run(args: &Args) -> Result<()> {
         bail!("--kv-cache, --attention and --lengths need a value each, lengths at least 1");
     }
     let path = load::resolve(&args.model)?;
-    let context = load::model(&args.model, args.runtime.hardware.compute()?)?
-        .model
-        .decoder()?
-        .config
-        .context_length;
+    let model = model::Model::open(&path).with_context(|| path.display().to_string())?;
+    let context = model.decoder()?.config.context_length;
+    drop(model);
     let fits = |length: &usize| length + args.decode <= context;
     let (lengths, left_out): (Vec<usize>, Vec<usize>) =
         options.lengths.0.iter().partition(|l| fits(l));
@@ -196,8 +194,7 @@ fn in_own_process(cache: Cache, attention: Attention, length: usize) -> Result<M
 
 /// Measures in this process.
 fn measure(args: &Args, cache: Cache, attention: Attention, length: usize) -> Result<Measured> {
-    let compute = args.runtime.hardware.compute()?;
-    let loaded = load::model(&args.model, compute)?;
+    let loaded = load::model(&args.model, &args.runtime.hardware)?;
     let (model, kv) = (&loaded.model, args.runtime.kv_type);
     let seconds: Vec<f64> = match cache {
         Cache::On => {

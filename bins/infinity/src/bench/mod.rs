@@ -92,7 +92,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.comparison.wanted() {
         return compare::run(args);
     }
-    let loaded = load::model(&args.model, args.runtime.hardware.compute()?)?;
+    let loaded = load::model(&args.model, &args.runtime.hardware)?;
     let report = measure(args, &loaded)?;
     if let Some(path) = &args.roofline {
         files::write_atomically(path, roofline::svg(&report)?.as_bytes())?;
