@@ -10,6 +10,7 @@ use std::str::FromStr;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
+use tensor::AttentionAlgorithm;
 
 use super::chart::{self, Panel, Series};
 use super::report::Spread;
@@ -27,7 +28,7 @@ pub(crate) struct Options {
     kv_cache: Option<List<Cache>>,
     /// All scores of a row at once, or tiles of them with an online softmax: naive, tiled
     #[arg(long, value_name = "naive,tiled")]
-    attention: Option<List<Attention>>,
+    attention: Option<List<AttentionAlgorithm>>,
     /// Positions before the token that is timed
     #[arg(long, default_value = "64,128,256,512,1024", value_name = "N,N")]
     lengths: List<usize>,
@@ -46,13 +47,6 @@ enum Cache {
     Off,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-enum Attention {
-    Naive,
-    Tiled,
-}
-
 impl FromStr for Cache {
     type Err = &'static str;
 
@@ -65,27 +59,9 @@ impl FromStr for Cache {
     }
 }
 
-impl FromStr for Attention {
-    type Err = &'static str;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        match text {
-            "naive" => Ok(Attention::Naive),
-            "tiled" => Ok(Attention::Tiled),
-            _ => Err("expected naive or tiled"),
-        }
-    }
-}
-
 impl fmt::Display for Cache {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(if *self == Cache::On { "on" } else { "off" })
-    }
-}
-
-impl fmt::Display for Attention {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if *self == Attention::Naive { "naive" } else { "tiled" })
     }
 }
 
@@ -93,7 +69,7 @@ impl fmt::Display for Attention {
 #[derive(Serialize, Deserialize)]
 struct Measured {
     kv_cache: Cache,
-    attention: Attention,
+    attention: String,
     length: usize,
     /// The median over the tokens.
     seconds_per_token: f64,
@@ -128,9 +104,10 @@ impl Options {
         self.kv_cache.is_some() || self.attention.is_some()
     }
 
-    fn variants(&self) -> Vec<(Cache, Attention)> {
+    fn variants(&self) -> Vec<(Cache, AttentionAlgorithm)> {
         let caches = self.kv_cache.as_ref().map_or(vec![Cache::On], |l| l.0.clone());
-        let attentions = self.attention.as_ref().map_or(vec![Attention::Tiled], |l| l.0.clone());
+        let attentions =
+            self.attention.as_ref().map_or(vec![AttentionAlgorithm::Tiled], |l| l.0.clone());
         caches.iter().flat_map(|&c| attentions.iter().map(move |&a| (c, a))).collect()
     }
 }
@@ -177,7 +154,7 @@ pub(super) fn run(args: &Args) -> Result<()> {
 }
 
 /// Calls this program again with the same arguments, for one variant and length.
-fn in_own_process(cache: Cache, attention: Attention, length: usize) -> Result<Measured> {
+fn in_own_process(cache: Cache, attention: AttentionAlgorithm, length: usize) -> Result<Measured> {
     let program = std::env::current_exe().context("this program's own path")?;
     let out = Command::new(program)
         .args(std::env::args_os().skip(1))
@@ -193,9 +170,15 @@ fn in_own_process(cache: Cache, attention: Attention, length: usize) -> Result<M
 }
 
 /// Measures in this process.
-fn measure(args: &Args, cache: Cache, attention: Attention, length: usize) -> Result<Measured> {
+fn measure(
+    args: &Args,
+    cache: Cache,
+    attention: AttentionAlgorithm,
+    length: usize,
+) -> Result<Measured> {
     let loaded = load::model(&args.model, &args.runtime.hardware)?;
-    let (model, kv) = (&loaded.model, args.runtime.kv_type);
+    let compute = loaded.model.compute().clone().with_attention(attention);
+    let (model, kv) = (&loaded.model.with_compute(compute), args.runtime.kv_type);
     let seconds: Vec<f64> = match cache {
         Cache::On => {
             let mut run = Decoding::new(model, kv, 1, length, args.decode)?;
@@ -211,7 +194,7 @@ fn measure(args: &Args, cache: Cache, attention: Attention, length: usize) -> Re
     };
     Ok(Measured {
         kv_cache: cache,
-        attention,
+        attention: attention.to_string(),
         length,
         seconds_per_token: Spread::of(seconds).median,
         peak_bytes: status("VmHWM:"),

@@ -187,21 +187,12 @@ fn unit(dtype: DType, compute: &Compute) -> Unit {
     let isa = compute.isa();
     let tiles = isa > Isa::Avx512;
     let wanted: &[Unit] = match dtype {
-        _ if dtype.is_quantized() && compute.activations() == Activations::Int8 => {
-            if tiles {
-                &[Unit::AmxInt8, Unit::Int8]
-            } else {
-                &[Unit::Int8]
-            }
-        }
-        DType::BF16 => {
-            if tiles {
-                &[Unit::AmxBf16, Unit::Bf16]
-            } else {
-                &[Unit::Bf16]
-            }
-        }
-        _ => &[],
+        _ if compute.activations() == Activations::F32 => &[],
+        DType::BF16 if tiles => &[Unit::AmxBf16, Unit::Bf16],
+        DType::BF16 => &[Unit::Bf16],
+        _ if !dtype.is_quantized() => &[],
+        _ if tiles => &[Unit::AmxInt8, Unit::Int8],
+        _ => &[Unit::Int8],
     };
     wanted.iter().copied().find(|u| u.is_available(isa)).unwrap_or(Unit::F32)
 }
