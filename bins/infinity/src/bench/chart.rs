@@ -57,7 +57,8 @@ fn draw(area: &Area<'_>, panel: &Panel) -> Result<(), Box<dyn std::error::Error>
         .label_style(font.clone())
         .x_desc("positions")
         .y_desc(panel.axis)
-        .x_label_formatter(&|x| format!("{x:.0}"))
+        .x_label_formatter(&|x| round_numbers(*x))
+        .y_label_formatter(&|y| round_numbers(*y))
         .draw()?;
     for (i, series) in panel.series.iter().enumerate() {
         let color = Palette99::pick(i).to_rgba();
@@ -79,9 +80,22 @@ fn draw(area: &Area<'_>, panel: &Panel) -> Result<(), Box<dyn std::error::Error>
     Ok(())
 }
 
+/// Of the marks of a logarithmic axis those that begin with 1, 2 or 5: there is no room for more.
+fn round_numbers(value: f64) -> String {
+    let text = format!("{value}");
+    let first = text.trim_start_matches(['0', '.']).chars().next();
+    if matches!(first, Some('1' | '2' | '5')) { text } else { String::new() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_axis_names_one_two_and_five() {
+        let shown = [0.05, 1.0, 2.0, 3.0, 50.0, 60.0, 1000.0].map(round_numbers);
+        assert_eq!(shown, ["0.05", "1", "2", "", "50", "", "1000"]);
+    }
 
     #[test]
     fn every_value_above_zero_has_its_mark() {

@@ -3,6 +3,7 @@
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
+use plotters::style::text_anchor::{HPos, Pos, VPos};
 
 use super::report::Report;
 
@@ -69,20 +70,25 @@ fn draw(
         .label_style(font.clone())
         .x_desc("operations a byte")
         .y_desc("operations a second")
-        .x_label_formatter(&|x| format!("{x:.3}").trim_end_matches(['0', '.']).to_owned())
+        .x_label_formatter(&|x| format!("{x}"))
         .y_label_formatter(&|y| giga(*y))
         .draw()?;
+    let style = |color| {
+        let left_of = Pos::new(HPos::Right, VPos::Bottom);
+        TextStyle::from(font.clone()).color(&color).pos(left_of)
+    };
     let slope = [(left, left * read), (top / read, top)];
     chart.draw_series(LineSeries::new(slope, BLACK.stroke_width(2)))?;
+    let middle = (left * top / read).sqrt();
     let label = format!("reading {:.1} GB/s", read / 1e9);
-    chart.draw_series([Text::new(label, (left * 1.1, left * read * 1.6), font.clone())])?;
+    let label = Text::new(label, (middle * 0.9, middle * read), style(BLACK.to_rgba()));
+    chart.draw_series([label])?;
     for (i, (name, rate)) in units.iter().enumerate() {
-        let color = Palette99::pick(i);
+        let color = Palette99::pick(i).to_rgba();
         let flat = [(rate / read, *rate), (right, *rate)];
         chart.draw_series(LineSeries::new(flat, color.stroke_width(2)))?;
         let label = format!("{name} {}", giga(*rate));
-        let at = (rate / read, rate * 1.25);
-        chart.draw_series([Text::new(label, at, font.clone().color(&color))])?;
+        chart.draw_series([Text::new(label, (right, rate * 1.05), style(color))])?;
     }
     // Names go to a list beside the numbers: points of one model lie close together.
     for (i, p) in points.iter().enumerate() {
@@ -90,7 +96,7 @@ fn draw(
         let number = format!("{}", i + 1);
         chart.draw_series([EmptyElement::at(at)
             + Circle::new((0, 0), 4, BLACK.filled())
-            + Text::new(number, (6, if i % 2 == 0 { -16 } else { 4 }), font.clone())])?;
+            + Text::new(number, (if i % 2 == 0 { -16 } else { 8 }, -6), font.clone())])?;
         let line = format!("{}  {}: {}", i + 1, p.name, giga(p.rate));
         let (x, y) = (SIZE.0 as i32 - 330, SIZE.1 as i32 - 90 - 18 * (points.len() - i) as i32);
         root.draw(&Text::new(line, (x, y), font.clone()))?;
