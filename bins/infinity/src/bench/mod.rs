@@ -102,7 +102,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     } else {
         print!("{report}");
     }
-    Ok(())
+    args.runtime.hardware.tell(loaded.model.compute().profile())
 }
 
 /// Runs everything that `args` asks for and the context allows.
