@@ -73,22 +73,18 @@ fn draw(
         .x_label_formatter(&|x| format!("{x}"))
         .y_label_formatter(&|y| giga(*y))
         .draw()?;
-    let style = |color| {
-        let left_of = Pos::new(HPos::Right, VPos::Bottom);
-        TextStyle::from(font.clone()).color(&color).pos(left_of)
-    };
     let slope = [(left, left * read), (top / read, top)];
     chart.draw_series(LineSeries::new(slope, BLACK.stroke_width(2)))?;
     let middle = (left * top / read).sqrt();
     let label = format!("reading {:.1} GB/s", read / 1e9);
-    let label = Text::new(label, (middle * 0.9, middle * read), style(BLACK.to_rgba()));
+    let label = Text::new(label, (middle * 0.9, middle * read), left_of(&font, &BLACK));
     chart.draw_series([label])?;
     for (i, (name, rate)) in units.iter().enumerate() {
         let color = Palette99::pick(i).to_rgba();
         let flat = [(rate / read, *rate), (right, *rate)];
         chart.draw_series(LineSeries::new(flat, color.stroke_width(2)))?;
         let label = format!("{name} {}", giga(*rate));
-        chart.draw_series([Text::new(label, (right, rate * 1.05), style(color))])?;
+        chart.draw_series([Text::new(label, (right, rate * 1.05), left_of(&font, &color))])?;
     }
     // Names go to a list beside the numbers: points of one model lie close together.
     for (i, p) in points.iter().enumerate() {
@@ -103,6 +99,11 @@ fn draw(
     }
     root.present()?;
     Ok(())
+}
+
+/// Text that ends at its place, above it.
+fn left_of<'a>(font: &FontDesc<'a>, color: &'a impl Color) -> TextStyle<'a> {
+    TextStyle::from(font.clone()).color(color).pos(Pos::new(HPos::Right, VPos::Bottom))
 }
 
 fn giga(rate: f64) -> String {
