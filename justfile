@@ -33,6 +33,11 @@ doc:
 bench *ARGS:
     cargo bench -p benches {{ARGS}}
 
+# Alternating runs against llama.cpp and ik_llama.cpp: see benches/peers/README.md
+peers *ARGS:
+    cargo build --release -p infinity-cli
+    cargo run --release -p benches --bin peers -- {{ARGS}}
+
 # The tests that compare with other implementations' answers, which must be present
 golden:
     CI=true cargo test --release --workspace

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod ceilings;
 mod chat;
 mod convert;
 mod devices;
@@ -46,6 +47,7 @@ enum Command {
     Quantize(quantize::Args),
     Pull(pull::Args),
     Bench(bench::Args),
+    Ceilings(ceilings::Args),
     Logits(logits::Args),
     Tokenize(tokenize::Tokenize),
     Detokenize(tokenize::Detokenize),
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Some(Command::Quantize(a)) => quantize::run(&a),
         Some(Command::Pull(a)) => pull::run(&a),
         Some(Command::Bench(a)) => bench::run(&a),
+        Some(Command::Ceilings(a)) => ceilings::run(&a),
         Some(Command::Logits(a)) => logits::run(&a),
         Some(Command::Tokenize(a)) => tokenize::tokenize(&a),
         Some(Command::Detokenize(a)) => tokenize::detokenize(&a),

@@ -11,7 +11,7 @@ use tensor::profile::Work;
 use tokenizer::{DecodeOptions, Tokenizer};
 
 /// Rows of a prompt that enter the model at a time.
-const PREFILL_CHUNK: usize = 512;
+pub(crate) const PREFILL_CHUNK: usize = 512;
 
 /// A sequence and its keys and values.
 pub(crate) struct Session<'a> {

@@ -190,12 +190,74 @@ fn a_chat_request_becomes_a_prompt() {
 #[test]
 fn benches_report_the_fraction_of_the_floor() {
     let model = bard();
-    let args =
-        ["bench", text(&model), "--prefill", "32", "--decode", "4", "--repetitions", "2", "--json"];
+    let folder = tempfile::tempdir().unwrap();
+    let roofline = folder.path().join("roofline.svg");
+    let sizes = ["--prefill", "32,1025", "--depth", "0,16", "--batch", "2", "--decode", "4"];
+    let mut args = vec!["bench", text(&model), "--repetitions", "2", "--json"];
+    args.extend(sizes);
+    args.extend(["--roofline", text(&roofline)]);
     let report: Value = serde_json::from_str(&succeed(&args)).unwrap();
-    for figure in report["figures"].as_array().unwrap() {
+    let figures = report["figures"].as_array().unwrap();
+    let names: Vec<&str> = figures.iter().map(|f| f["what"].as_str().unwrap()).collect();
+    let expected =
+        ["prefill 32", "decode at depth 0", "decode at depth 16", "decode 2 at depth 16"];
+    assert_eq!(names, expected);
+    for figure in figures {
         let fraction = figure["fraction_of_floor"].as_f64().unwrap();
         assert!(fraction > 0.0 && fraction < 3.0, "{figure}");
+        let of = |key: &str| figure[key].as_f64().unwrap();
+        assert!(of("min") <= of("median") && of("median") <= of("max"), "{figure}");
+    }
+    // bard was made for 1024 positions.
+    assert_eq!(report["skipped"][0]["what"], "prefill 1025");
+    let picture = std::fs::read_to_string(&roofline).unwrap();
+    assert_eq!(picture.matches("<circle").count(), 4);
+    assert!(picture.contains("f32 FMA") && picture.contains("GB/s"));
+}
+
+#[test]
+fn the_cache_and_attention_are_compared_in_processes_of_their_own() {
+    let model = bard();
+    let folder = tempfile::tempdir().unwrap();
+    let plot = folder.path().join("compared.svg");
+    let report = succeed(&[
+        "bench",
+        text(&model),
+        "--kv-cache",
+        "on,off",
+        "--attention",
+        "naive,tiled",
+        "--lengths",
+        "64,2000",
+        "--decode",
+        "4",
+        "--repetitions",
+        "1",
+        "--plot",
+        text(&plot),
+        "--json",
+    ]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    let measured = report["measured"].as_array().unwrap();
+    assert_eq!((measured.len(), &report["left_out"]), (4, &json!([2000])));
+    for m in measured {
+        assert!(m["seconds_per_token"].as_f64().unwrap() > 0.0, "{m}");
+    }
+    assert!(measured.iter().any(|m| m["kv_cache"] == "off" && m["attention"] == "naive"));
+    let picture = std::fs::read_to_string(&plot).unwrap();
+    assert!(picture.contains("cache on, tiled attention"));
+}
+
+#[test]
+fn ceilings_name_the_processor_and_every_rate() {
+    let report = succeed(&["ceilings", "--threads", "1", "--time", "5", "--json"]);
+    let report: Value = serde_json::from_str(&report).unwrap();
+    assert!(!report["processor"].as_str().unwrap().is_empty());
+    assert_eq!(report["rates"][0]["unit"], "f32 FMA");
+    let reading = report["reading"].as_array().unwrap();
+    assert_eq!(reading.last().unwrap()["from"], "memory");
+    for r in reading {
+        assert!(r["bytes_per_second"].as_f64().unwrap() > 1e8, "{r}");
     }
 }
 
@@ -223,6 +285,9 @@ fn mistakes_are_told_in_one_line() {
     fail(&["generate", text(&model), "--prompt", "x", "--device", "cuda:0"], "cuda:0");
     fail(&["generate", text(&model), "--prompt", "x", "--threads", "0"], "--threads");
     fail(&["generate", text(&model), "--prompt", "x", "--kv-type", "q4_k"], "Q4_K");
+    fail(&["bench", text(&model), "--decode", "0"], "--decode");
+    fail(&["bench", text(&model), "--kv-cache", "on", "--lengths", "none"], "--lengths");
+    fail(&["ceilings", "--threads", "0"], "--threads");
     fail(&["chat", text(&model)], "chat template");
     fail(&["quantize", text(&model), text(&dir.path().join("o.gguf")), "Q9_Z"], "Q9_Z");
     let usage = infinity(&["generate"]);

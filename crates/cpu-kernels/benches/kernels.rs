@@ -1,11 +1,13 @@
-//! Products per type for one activation row (weights from memory) and for 128 (weights in cache).
-//! Throughput is in weights times rows a second. `INFINITY_ISA` and `INFINITY_THREADS` choose the path.
+//! Products per type for one activation row (weights from memory), for a batch of 16 and for a
+//! prompt's 512 (weights in cache), and the rounding of activations. Throughput is in weights times
+//! rows, or in activations, a second. `INFINITY_ISA` and `INFINITY_THREADS` choose the path.
 
 use blocks::DType;
 use cpu_kernels::matmul::{Activations, Layout, Weight, matmul};
 use cpu_kernels::{Isa, ThreadPool};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use std::hint::black_box;
+use std::time::Duration;
 
 const TYPES: &[DType] = &[
     DType::F32,
@@ -46,8 +48,10 @@ fn weights(dtype: DType, rows: usize, cols: usize) -> Vec<u8> {
 
 fn products(c: &mut Criterion) {
     let (pool, isa) = (ThreadPool::global(), Isa::active());
-    for (m, bytes) in [(1, 400 << 20), (128, 4 << 20)] {
+    for (m, bytes) in [(1, 256 << 20), (16, 4 << 20), (512, 1 << 20)] {
         let mut group = c.benchmark_group(format!("matmul {isa} {} threads m {m}", pool.threads()));
+        group.measurement_time(Duration::from_secs(1)).warm_up_time(Duration::from_millis(300));
+        group.sample_size(10);
         for &dtype in TYPES {
             let cols = 2048;
             let rows = bytes / dtype.bytes_for(cols).expect("whole blocks") / 64 * 64;
@@ -64,5 +68,24 @@ fn products(c: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, products);
+/// A weight of 16 rows leaves little to do but rounding what it is multiplied with.
+fn activations(c: &mut Criterion) {
+    let (pool, isa) = (ThreadPool::global(), Isa::active());
+    let (m, rows, cols) = (512, 16, 5632);
+    let mut group = c.benchmark_group(format!("activations {isa} {} threads", pool.threads()));
+    group.measurement_time(Duration::from_secs(1)).sample_size(20);
+    group.throughput(Throughput::Elements((m * cols) as u64));
+    for dtype in [DType::Q8_0, DType::Q4_K] {
+        let data = weights(dtype, rows, cols);
+        let w = Weight { dtype, rows, cols, bytes: &data, layout: Layout::Rows };
+        let x = noise(m * cols);
+        let mut out = vec![0.0; m * rows];
+        group.bench_function(BenchmarkId::from_parameter(dtype), |b| {
+            b.iter(|| matmul(pool, isa, &w, black_box(&x), Activations::Int8, &mut out));
+        });
+    }
+    group.finish();
+}
+
+criterion_group!(benches, products, activations);
 criterion_main!(benches);

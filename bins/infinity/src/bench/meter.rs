@@ -1,0 +1,83 @@
+//! Ceilings, measured between the runs that they are compared with.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use anyhow::Result;
+use cpu_kernels::ceilings::{ReadBuffer, Unit};
+use indicatif::ProgressBar;
+use tensor::Compute;
+
+use super::cost::Cost;
+
+/// The buffer is as large as the weights, which may partly stay in a cache, up to this.
+const LARGEST_BUFFER: usize = 1 << 30;
+const READ_TIME: Duration = Duration::from_millis(60);
+const UNIT_TIME: Duration = Duration::from_millis(15);
+
+/// What the processor could do at a moment.
+#[derive(Clone, Debug)]
+pub(crate) struct Ceilings {
+    /// Bytes a second.
+    pub(crate) read: f64,
+    /// Operations a second.
+    pub(crate) rates: BTreeMap<Unit, f64>,
+}
+
+impl Ceilings {
+    fn mean(&self, other: &Self) -> Self {
+        let rates = self.rates.iter().map(|(&u, a)| (u, (a + other.rates[&u]) / 2.0));
+        Self { read: (self.read + other.read) / 2.0, rates: rates.collect() }
+    }
+}
+
+/// One run: what it took, and the ceilings just before and after it.
+pub(crate) struct Sample {
+    pub(crate) seconds: f64,
+    pub(crate) ceilings: Ceilings,
+}
+
+/// Measures runs and ceilings in turn.
+pub(crate) struct Meter<'a> {
+    compute: &'a Compute,
+    buffer: ReadBuffer,
+    units: Vec<Unit>,
+    /// Every sample so far.
+    pub(crate) history: Vec<Ceilings>,
+}
+
+impl<'a> Meter<'a> {
+    pub(crate) fn new(compute: &'a Compute, cost: &Cost) -> Self {
+        let buffer = ReadBuffer::new(cost.weight_bytes().min(LARGEST_BUFFER));
+        Self { compute, buffer, units: cost.units(), history: Vec::new() }
+    }
+
+    /// Times `run` so many times, each between two samples of the ceilings.
+    pub(crate) fn interleave(
+        &mut self,
+        repetitions: usize,
+        bar: &ProgressBar,
+        mut run: impl FnMut() -> Result<Duration>,
+    ) -> Result<Vec<Sample>> {
+        let mut before = self.sample();
+        (0..repetitions)
+            .map(|_| {
+                let seconds = run()?.as_secs_f64();
+                let after = self.sample();
+                let ceilings = before.mean(&after);
+                before = after;
+                bar.inc(1);
+                Ok(Sample { seconds, ceilings })
+            })
+            .collect()
+    }
+
+    fn sample(&mut self) -> Ceilings {
+        let (pool, isa) = (self.compute.pool(), self.compute.isa());
+        let read = self.buffer.sample(pool, isa, READ_TIME);
+        let rate = |&unit: &Unit| Some((unit, unit.sample(pool, isa, UNIT_TIME)?));
+        let sample = Ceilings { read, rates: self.units.iter().filter_map(rate).collect() };
+        self.history.push(sample.clone());
+        sample
+    }
+}
