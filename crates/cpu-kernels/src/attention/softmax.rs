@@ -73,10 +73,8 @@ fn largest<S: Simd>(s: S, v: S::F) -> f32 {
 pub(super) fn absorb<S: Simd>(s: S, record: &mut [Vector], more: &[Vector]) {
     let (max, other) = (s.load_f(&record[0].0), s.load_f(&more[0].0));
     let top = s.max(max, other);
-    let (keep, add) = (
-        math::exp2_nonpositive(s, s.sub(max, top)),
-        math::exp2_nonpositive(s, s.sub(other, top)),
-    );
+    let (keep, add) =
+        (math::exp2_nonpositive(s, s.sub(max, top)), math::exp2_nonpositive(s, s.sub(other, top)));
     s.store_f(top, &mut record[0].0);
     for (to, from) in record[1..].iter_mut().zip(&more[1..]) {
         let scaled = s.mul(s.load_f(&to.0), keep);

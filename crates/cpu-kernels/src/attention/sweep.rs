@@ -33,12 +33,24 @@ pub(super) fn sweep<S: Simd, const FRESH: bool>(
                 (true, 6 | 7 | 9 | 10..) => {
                     tile::<S, FRESH, 4, 6>(s, panel, width, depth, x, sums, strides, ahead)
                 }
-                (true, 4..) => tile::<S, FRESH, 4, 4>(s, panel, width, depth, x, sums, strides, ahead),
-                (true, 2..) => tile::<S, FRESH, 4, 2>(s, panel, width, depth, x, sums, strides, ahead),
-                (true, _) => tile::<S, FRESH, 4, 1>(s, panel, width, depth, x, sums, strides, ahead),
-                (false, 6..) => tile::<S, FRESH, 1, 6>(s, panel, width, depth, x, sums, strides, ahead),
-                (false, 2..) => tile::<S, FRESH, 1, 2>(s, panel, width, depth, x, sums, strides, ahead),
-                (false, _) => tile::<S, FRESH, 1, 1>(s, panel, width, depth, x, sums, strides, ahead),
+                (true, 4..) => {
+                    tile::<S, FRESH, 4, 4>(s, panel, width, depth, x, sums, strides, ahead)
+                }
+                (true, 2..) => {
+                    tile::<S, FRESH, 4, 2>(s, panel, width, depth, x, sums, strides, ahead)
+                }
+                (true, _) => {
+                    tile::<S, FRESH, 4, 1>(s, panel, width, depth, x, sums, strides, ahead)
+                }
+                (false, 6..) => {
+                    tile::<S, FRESH, 1, 6>(s, panel, width, depth, x, sums, strides, ahead)
+                }
+                (false, 2..) => {
+                    tile::<S, FRESH, 1, 2>(s, panel, width, depth, x, sums, strides, ahead)
+                }
+                (false, _) => {
+                    tile::<S, FRESH, 1, 1>(s, panel, width, depth, x, sums, strides, ahead)
+                }
             };
         }
         g += if quad { 4 } else { 1 };

@@ -145,13 +145,7 @@ fn values_as<S: Simd, E: Element>(
 }
 
 #[inline(always)]
-fn quantized_values<S: Simd>(
-    s: S,
-    tile: Tile<'_>,
-    n: usize,
-    panel: &mut [Vector],
-    width: usize,
-) {
+fn quantized_values<S: Simd>(s: S, tile: Tile<'_>, n: usize, panel: &mut [Vector], width: usize) {
     for (block, at) in (0..tile.len()).step_by(BLOCK_BYTES).enumerate() {
         let mut scale = Vector::default();
         s.store_f(scales(s, tile, at), &mut scale.0);

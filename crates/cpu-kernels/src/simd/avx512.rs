@@ -205,9 +205,7 @@ impl<const TILES: bool> Simd for Avx512<TILES> {
     #[inline(always)]
     fn widen_i8(self, from: &[u8; 16]) -> __m512 {
         // SAFETY: 16 bytes are readable; `self` proves AVX-512.
-        unsafe {
-            _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast())))
-        }
+        unsafe { _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(from.as_ptr().cast()))) }
     }
 
     #[inline(always)]
