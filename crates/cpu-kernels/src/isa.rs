@@ -15,10 +15,11 @@ pub enum Isa {
     Avx2,
     /// AVX2 with the dot products of AVX-VNNI (same results as [`Isa::Avx2`]).
     Avx2Vnni,
-    /// AVX-512 F, BW, DQ, VL and VNNI.
+    /// AVX-512 F, BW, DQ, VL and VNNI; AVX512_BF16 for products of bf16 where the processor has it.
     Avx512,
     /// AVX-512, and AMX's int8 tiles for products with 16 rows or more (same results as
-    /// [`Isa::Avx512`]).
+    /// [`Isa::Avx512`]); where the processor has them, its bf16 tiles for products of bf16 with any
+    /// number of rows.
     Amx,
 }
 

@@ -1,19 +1,22 @@
 //! Products of weights with activations: `out[i][j] = sum_k W[j][k] x[i][k] + bias[j]`.
 //!
 //! A weight is cut into panels of up to 64 rows (four groups of 16, a lane each) by 256 columns
-//! (64 for f32 products). A panel is unpacked once into the first-level cache, rows interleaved,
-//! and swept by all activation rows; a step multiplies 16 weight rows by one broadcast activation,
-//! so nothing is ever summed across lanes. Each output is one chain of operations over k in an
-//! order that depends on the format alone: a row's result is the same alone, in a batch, and for
-//! any number of threads, and prefill and decode share their arithmetic.
+//! or more. A panel is unpacked once into the caches, rows interleaved, and swept by all activation
+//! rows; a step multiplies 16 weight rows by one broadcast activation. Few activations may meet
+//! rows as they lie instead. Each output is one chain of operations over k, or sixteen that are
+//! added up at the end, in an order that depends on the format alone: a row's result is the same
+//! alone, in a batch, and for any number of threads, and prefill and decode share their arithmetic.
 //!
-//! Two families: `float` for f32 products (plain types, and any block type by decoding), and
-//! `int8` for block types times activations rounded to int8.
+//! Three families: `float` for f32 products (plain types, and any block type by decoding), `bf16`
+//! for 16-bit weights times activations rounded to bf16, and `int8` for block types times
+//! activations rounded to int8.
 
+mod bf16;
 pub(crate) mod float;
 mod int8;
 mod interleave;
 mod output;
+mod rows;
 mod scratch;
 mod source;
 
@@ -76,20 +79,25 @@ impl Weight<'_> {
     }
 }
 
-/// How activations meet a block-quantized weight. Plain weights always take f32.
+/// How activations meet a weight: the numbers that are multiplied, the same for every instruction
+/// set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
 pub enum Activations {
     /// As they are, times the decoded weight.
     F32,
-    /// Rounded to int8 with a scale for each 32 or 256 of k, as llama.cpp does. Types without an
-    /// int8 kernel fall back to f32.
+    /// As precise as the weight, as llama.cpp does: for block types rounded to int8 with a scale for
+    /// each 32 or 256 of k, for BF16 to bf16 (ties to even). F32 and F16 weights, and types without an
+    /// int8 kernel, take them as they are.
     #[default]
     Int8,
+    /// As [`Int8`](Self::Int8), and F16 weights and their activations are rounded to bf16 too: faster
+    /// where the processor multiplies bf16, at the price of three bits of the weights.
+    Bf16,
 }
 
 /// `out[i][j] = sum_k w[j][k] x[i][k]` for `x: [m, cols]`, `out: [m, rows]`.
 ///
-/// Sums in f32, over spans of 64 of k (f32 products) or exactly in integers over each sub-block
+/// Sums in f32, in a few chains along k (products of floats) or exactly in integers over each sub-block
 /// and in f32 over sub-blocks (int8 products).
 ///
 /// # Errors
@@ -136,10 +144,13 @@ pub fn matmul_bias(
         return Ok(());
     }
     let job = Job { isa, dtype: w.dtype, source, cols: w.cols, x, m, bias };
-    if act == Activations::Int8 && int8::run(pool, &job, out) {
-        return Ok(());
+    match (act, w.dtype) {
+        (Activations::Int8 | Activations::Bf16, DType::BF16) | (Activations::Bf16, DType::F16) => {
+            bf16::run(pool, &job, out)
+        }
+        (Activations::Int8 | Activations::Bf16, _) if int8::run(pool, &job, out) => {}
+        _ => float::run(pool, &job, false, out),
     }
-    float::run(pool, &job, out);
     Ok(())
 }
 

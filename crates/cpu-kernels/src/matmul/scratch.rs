@@ -1,18 +1,17 @@
 //! Working memory that a thread keeps between calls.
 
 use super::PANEL_GROUPS;
-use super::float::FloatGroup;
 use super::int8::Int8Group;
 #[cfg(target_arch = "x86_64")]
 use super::int8::tiles::TileBuffers;
+use super::rows::Step;
 use crate::simd::LANES;
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 use std::cell::Cell;
 
 /// Buffers of one thread. Their content means nothing between uses.
 #[derive(Default)]
 pub(crate) struct Scratch {
-    pub(crate) float: [FloatGroup; PANEL_GROUPS],
     pub(crate) int8: [Int8Group; PANEL_GROUPS],
     #[cfg(target_arch = "x86_64")]
     pub(crate) tiles: TileBuffers,
@@ -20,23 +19,21 @@ pub(crate) struct Scratch {
     pub(crate) sums: Sums,
     /// Rows completed with zeros.
     pub(crate) pad: Vec<u8>,
-    /// Decoded rows.
-    pub(crate) decoded: Vec<f32>,
+    /// Unpacked rows.
+    pub(crate) panel: Vec<Step>,
+    /// The same, transposed.
+    pub(crate) slab: Vec<Step>,
 }
 
 /// Lanes that begin at cache lines: else each access would touch two.
 #[derive(Default)]
-pub(crate) struct Sums(Vec<AlignedLanes>);
-
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct AlignedLanes([f32; LANES]);
+pub(crate) struct Sums(Vec<Step>);
 
 impl Sums {
     /// `n` entries of zeros.
     pub(crate) fn zeroed(&mut self, n: usize) -> &mut [[f32; LANES]] {
         self.0.clear();
-        self.0.resize(n, AlignedLanes::zeroed());
+        self.0.resize(n, Step::zeroed());
         bytemuck::cast_slice_mut(&mut self.0)
     }
 }

@@ -38,6 +38,8 @@ const INT8: &[DType] = &[
 /// Types that go through decoding.
 const DECODED: &[DType] = &[DType::Q8_1, DType::Q8_K];
 
+const ACTIVATIONS: &[Activations] = &[Activations::F32, Activations::Int8, Activations::Bf16];
+
 const PLAIN: &[DType] = &[DType::F32, DType::F16, DType::BF16];
 
 fn scale_per_32(dtype: DType) -> bool {
@@ -80,6 +82,16 @@ fn rounded(x: &[f32], step: usize) -> Vec<f64> {
     out
 }
 
+/// Whether numbers are multiplied as bf16.
+fn takes_bf16(dtype: DType, act: Activations) -> bool {
+    dtype == DType::BF16 && act != Activations::F32
+        || dtype == DType::F16 && act == Activations::Bf16
+}
+
+fn to_bf16(x: &mut [f32]) {
+    x.iter_mut().for_each(|x| *x = half::bf16::from_f32(*x).to_f32());
+}
+
 #[derive(Debug)]
 struct Case {
     dtype: DType,
@@ -100,10 +112,16 @@ fn check_case(c: &Case) {
     let mut weights = vec![0.0; c.rows * c.cols];
     decode(c.dtype, &bytes, &mut weights);
 
-    let integer = c.act == Activations::Int8 && INT8.contains(&c.dtype);
+    let integer = c.act != Activations::F32 && INT8.contains(&c.dtype);
+    let pairs = takes_bf16(c.dtype, c.act);
+    let mut taken = x.clone();
+    if pairs {
+        to_bf16(&mut taken);
+        to_bf16(&mut weights);
+    }
     let step = if scale_per_32(c.dtype) { 32 } else { 256 };
     let mut want = Vec::new();
-    for x in x.chunks(c.cols) {
+    for x in taken.chunks(c.cols) {
         let x: Vec<f64> =
             if integer { rounded(x, step) } else { x.iter().map(|&x| f64::from(x)).collect() };
         for (w, bias) in weights.chunks(c.cols).zip(&bias) {
@@ -142,7 +160,7 @@ fn check_case(c: &Case) {
         match isa {
             Isa::Avx2 | Isa::Avx512 => same.clone_from(&out),
             Isa::Avx2Vnni => assert_eq!(out, same, "{label}: with AVX-VNNI and without"),
-            Isa::Amx => assert_eq!(out, same, "{label}: with tiles and without"),
+            Isa::Amx if !pairs => assert_eq!(out, same, "{label}: with tiles and without"),
             _ => {}
         }
         for (i, (&got, &(want, tolerance))) in out.iter().zip(&want).enumerate() {
@@ -162,7 +180,7 @@ fn check_case(c: &Case) {
 
 /// Checks `cases` random shapes of each type.
 fn check_random_cases(dtypes: &[DType], cases: u32) {
-    let act = prop_oneof![Just(Activations::Int8), Just(Activations::F32)];
+    let act = prop::sample::select(ACTIVATIONS);
     let shape = (1..80usize, 1..600usize, 1..52usize, act, any::<u64>());
     for &dtype in dtypes {
         let case = shape.clone().prop_map(|(rows, cols, m, act, seed)| {
@@ -197,7 +215,7 @@ fn decoded_types() {
 #[test]
 fn every_type_once() {
     for (i, &dtype) in PLAIN.iter().chain(INT8).chain(DECODED).enumerate() {
-        for act in [Activations::Int8, Activations::F32] {
+        for &act in ACTIVATIONS {
             check_case(&Case { dtype, rows: 67, cols: 768, m: 5, act, seed: i as u64 });
         }
     }
@@ -208,6 +226,61 @@ fn many_rows_and_activations() {
     // More than one span of activations and panels of every size.
     for &dtype in [DType::F16].iter().chain(INT8) {
         check_case(&Case { dtype, rows: 130, cols: 256, m: 300, act: Activations::Int8, seed: 7 });
+    }
+}
+
+#[test]
+fn plain_rows_alone_in_batches_and_with_any_threads() {
+    // Parts of a row of blocks that do not fill a step or a tile, and batches that fill none, one or
+    // several groups of activations.
+    let mut rng = StdRng::seed_from_u64(5);
+    for &dtype in PLAIN {
+        for (rows, cols) in [(64, 1024), (37, 1024), (96, 544), (19, 40), (50, 37)] {
+            let bytes = random_bytes(&mut rng, dtype, rows * cols);
+            let w = Weight { dtype, rows, cols, bytes: &bytes, layout: Layout::Rows };
+            let x = random_activations(&mut rng, 33 * cols);
+            for (isa, &act) in
+                Isa::supported().flat_map(|isa| ACTIVATIONS.iter().map(move |a| (isa, a)))
+            {
+                let mut want = vec![0.0; 33 * rows];
+                for (x, out) in x.chunks(cols).zip(want.chunks_mut(rows)) {
+                    matmul(&ThreadPool::new(1), isa, &w, x, act, out).unwrap();
+                }
+                for threads in [1, 2, 3] {
+                    let pool = ThreadPool::new(threads);
+                    for m in [2, 6, 7, 16, 32, 33] {
+                        let mut out = vec![0.0; m * rows];
+                        matmul(&pool, isa, &w, &x[..m * cols], act, &mut out).unwrap();
+                        assert!(
+                            out == want[..m * rows],
+                            "{isa} {dtype} {rows}x{cols} {act:?}: {m} together, {threads} threads"
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn rounding_to_bf16_is_to_the_nearest_and_to_even() {
+    let one =
+        [half::bf16::ONE.to_bits().to_le_bytes()[0], half::bf16::ONE.to_bits().to_le_bytes()[1]];
+    let w = Weight { dtype: DType::BF16, rows: 1, cols: 1, bytes: &one, layout: Layout::Rows };
+    let (below, tie, above) = (0x3f80_7fff, 0x3f80_8000, 0x3f81_8000);
+    let cases = [(below, 0x3f80), (tie, 0x3f80), (tie + 1, 0x3f81), (above, 0x3f82)];
+    for isa in Isa::supported() {
+        for (x, want) in cases {
+            let mut out = [0.0];
+            let x = [f32::from_bits(x)];
+            matmul(&ThreadPool::new(1), isa, &w, &x, Activations::Int8, &mut out).unwrap();
+            assert_eq!(out[0].to_bits(), want << 16, "{isa} {x:?}");
+        }
+        for nan in [f32::NAN, f32::from_bits(0xffff_ffff), f32::from_bits(0x7f80_0001)] {
+            let mut out = [0.0];
+            matmul(&ThreadPool::new(1), isa, &w, &[nan], Activations::Int8, &mut out).unwrap();
+            assert!(out[0].is_nan(), "{isa}");
+        }
     }
 }
 
@@ -261,7 +334,7 @@ fn what_is_not_finite_stays_so() {
         let mut x = vec![0.5; 2 * cols];
         x[cols + 3] = bad;
         for isa in Isa::supported() {
-            for act in [Activations::Int8, Activations::F32] {
+            for &act in ACTIVATIONS {
                 let mut out = vec![0.0; 2 * rows];
                 matmul(&ThreadPool::new(1), isa, &w, &x, act, &mut out).unwrap();
                 assert!(out[..rows].iter().all(|v| v.is_finite()));

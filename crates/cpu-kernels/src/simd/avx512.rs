@@ -1,18 +1,19 @@
 //! Sixteen lanes in one AVX-512 register.
 
-use super::{LANES, Line, Op, Simd, Tile};
+use super::{Bf16Dot, Bf16Op, LANES, Line, Op, Simd, Tile};
 use std::arch::x86_64::*;
 
-/// The AVX-512 path, with AMX's tiles if `TILES`. A value exists only where [`run`] made it: inside
-/// code compiled for the instructions, on a processor that has them.
+/// The AVX-512 path, with AMX's tiles if `TILES`, with AVX512_BF16 if `BF16`. A value exists only
+/// where [`run`] or [`run_bf16`] made it: inside code compiled for the instructions, on a processor
+/// that has them.
 #[derive(Clone, Copy)]
-pub(crate) struct Avx512<const TILES: bool>(());
+pub(crate) struct Avx512<const TILES: bool, const BF16: bool>(());
 
 /// Runs `op` compiled for AVX-512.
 pub(super) fn run<const TILES: bool, O: Op>(op: O) -> O::Output {
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,fma,f16c")]
     fn with_features<const TILES: bool, O: Op>(op: O) -> O::Output {
-        op.run(Avx512::<TILES>(()))
+        op.run(Avx512::<TILES, false>(()))
     }
     let isa = if TILES { crate::Isa::Amx } else { crate::Isa::Avx512 };
     assert!(isa.is_supported());
@@ -20,10 +21,43 @@ pub(super) fn run<const TILES: bool, O: Op>(op: O) -> O::Output {
     unsafe { with_features::<TILES, O>(op) }
 }
 
+/// Whether the processor can [`run_bf16`].
+pub(super) fn has_bf16() -> bool {
+    crate::Isa::Avx512.is_supported() && is_x86_feature_detected!("avx512bf16")
+}
+
+/// Runs `op` compiled for AVX-512 and AVX512_BF16.
+pub(super) fn run_bf16<O: Bf16Op>(op: O) -> O::Output {
+    #[target_feature(
+        enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx2,fma,f16c"
+    )]
+    fn with_features<O: Bf16Op>(op: O) -> O::Output {
+        op.run(Avx512::<false, true>(()))
+    }
+    assert!(has_bf16());
+    // SAFETY: the processor has all of these features, as just asserted.
+    unsafe { with_features(op) }
+}
+
+impl Bf16Dot for Avx512<false, true> {
+    #[inline(always)]
+    fn dot_bf16(self, acc: __m512, a: __m512, b: __m512) -> __m512 {
+        // SAFETY: `self` proves AVX512_BF16; both types are 64 bytes of any content.
+        unsafe {
+            use std::mem::transmute;
+            _mm512_dpbf16_ps(
+                acc,
+                transmute::<__m512, __m512bh>(a),
+                transmute::<__m512, __m512bh>(b),
+            )
+        }
+    }
+}
+
 // Every method below has the same reason to be sound: `self` is the proof that the processor has
 // the instructions, and what goes through memory is a whole array or checked by `Tile`.
 
-impl<const TILES: bool> Simd for Avx512<TILES> {
+impl<const TILES: bool, const BF16: bool> Simd for Avx512<TILES, BF16> {
     type I = __m512i;
     type F = __m512;
     const MANY_REGISTERS: bool = true;

@@ -137,6 +137,36 @@ pub(crate) trait Simd: Copy {
     }
 }
 
+/// Lanes that can also be pairs of bf16.
+pub(crate) trait Bf16Dot: Simd {
+    /// Each lane of `acc` plus the two products of its bf16 in `a` and `b`.
+    fn dot_bf16(self, acc: Self::F, a: Self::F, b: Self::F) -> Self::F;
+}
+
+/// As [`Op`], for products of bf16.
+pub(crate) trait Bf16Op {
+    /// What it returns.
+    type Output;
+    fn run<S: Bf16Dot>(self, s: S) -> Self::Output;
+}
+
+/// Whether [`dispatch_bf16`] can run with the instructions of `isa` on this processor.
+pub(crate) fn has_bf16(isa: Isa) -> bool {
+    match isa {
+        #[cfg(target_arch = "x86_64")]
+        Isa::Avx512 | Isa::Amx => avx512::has_bf16(),
+        _ => false,
+    }
+}
+
+/// Runs `op` where [`has_bf16`].
+pub(crate) fn dispatch_bf16<O: Bf16Op>(op: O) -> O::Output {
+    #[cfg(target_arch = "x86_64")]
+    return avx512::run_bf16(op);
+    #[cfg(not(target_arch = "x86_64"))]
+    unreachable!("no instruction set here has bf16 products, as `has_bf16` says")
+}
+
 /// A kernel, compiled for each instruction set. Implementations mark `run` and all it calls
 /// `#[inline(always)]`, or the instructions would not be used.
 pub(crate) trait Op {

@@ -1,0 +1,142 @@
+//! Products of bf16: weights of 16 bits with activations rounded to bf16, ties to even.
+//!
+//! The product of two bf16 is exact in f32, so processors differ in the order and rounding of sums
+//! alone. One of three ways is taken for all sizes of batch:
+//! - AMX's tiles ([`tiles`]);
+//! - the dot products of AVX512_BF16, along [`rows`](super::rows);
+//! - f32 products of the same numbers.
+
+#[cfg(target_arch = "x86_64")]
+mod tiles;
+
+use super::float;
+use super::rows::{Dot, Family, Product, Step, Steps};
+use super::{DisjointMut, Job, Piece};
+use crate::simd::{Bf16Dot, Bf16Op, LANES, Op, Simd, dispatch, dispatch_bf16, has_bf16};
+use crate::{Isa, ThreadPool};
+use blocks::DType;
+
+/// Elements of a step.
+const K: usize = 2 * LANES;
+
+/// The product with a weight of type F16 or BF16.
+pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
+    #[cfg(target_arch = "x86_64")]
+    if job.isa == Isa::Amx && crate::amx::detect().bf16 {
+        return tiles::run(pool, job, out);
+    }
+    if !has_bf16(job.isa) {
+        return float::run(pool, job, true, out);
+    }
+    let mut x = Vec::new();
+    let steps = Steps::cut(pool, job, (K, job.dtype == DType::BF16), &mut x, |row, to| {
+        dispatch(job.isa, Round { row, to })
+    });
+    let product = &Product { job, steps, out: &DisjointMut::new(out) };
+    product.for_pieces(pool, |piece| dispatch_bf16(Bf16Piece { product, piece }));
+}
+
+struct Bf16Piece<'a> {
+    product: &'a Product<'a>,
+    piece: Piece,
+}
+
+impl Bf16Op for Bf16Piece<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Bf16Dot>(self, s: S) {
+        self.product.piece::<S, Pairs>(s, &self.piece);
+    }
+}
+
+/// Rows of bf16, two a lane.
+struct Pairs;
+
+impl<S: Bf16Dot> Dot<S> for Pairs {
+    type Bytes = [u8; 64];
+    #[inline(always)]
+    fn load(s: S, from: &[u8; 64]) -> S::F {
+        s.as_f(s.load_i(from))
+    }
+    #[inline(always)]
+    fn step(s: S, acc: S::F, w: S::F, x: S::F) -> S::F {
+        s.dot_bf16(acc, w, x)
+    }
+}
+
+impl<S: Bf16Dot> Family<S> for Pairs {
+    type Stored = Pairs;
+    const K: usize = K;
+
+    #[inline(always)]
+    fn unpack(
+        s: S,
+        job: &Job<'_>,
+        row: usize,
+        k: (usize, usize),
+        pad: &mut Vec<u8>,
+        to: &mut [Step],
+    ) {
+        unpack(s, job, row, k, pad, to);
+    }
+}
+
+/// Elements `k0..k0 + k` of a row as bf16; what is missing in the last step becomes zeros.
+#[inline(always)]
+fn unpack<S: Simd>(
+    s: S,
+    job: &Job<'_>,
+    row: usize,
+    (k0, k): (usize, usize),
+    pad: &mut Vec<u8>,
+    to: &mut [Step],
+) {
+    let bytes = job.source.row(row, 2 * k0, 2 * k, pad);
+    let to: &mut [u8] = bytemuck::cast_slice_mut(to);
+    to[bytes.len()..].fill(0);
+    if job.dtype == DType::BF16 {
+        return to[..bytes.len()].copy_from_slice(bytes);
+    }
+    for (from, to) in bytes.chunks(2 * LANES).zip(to.chunks_mut(2 * LANES)) {
+        let mut half = [0; 2 * LANES];
+        half[..from.len()].copy_from_slice(from);
+        let mut wide = [0.0; LANES];
+        s.store_f(s.widen_f16(&half), &mut wide);
+        to.copy_from_slice(bytemuck::cast_slice(&wide.map(round)));
+    }
+}
+
+/// The nearest bf16, ties to even.
+#[inline(always)]
+fn round(x: f32) -> u16 {
+    let bits = x.to_bits();
+    let nearest = bits.wrapping_add(0x7fff + (bits >> 16 & 1)) >> 16;
+    // What is not a number stays so, whatever its lower bits.
+    (if x.is_nan() { bits >> 16 | 0x40 } else { nearest }) as u16
+}
+
+/// The nearest bf16 as f32.
+#[inline(always)]
+pub(super) fn rounded(x: f32) -> f32 {
+    f32::from_bits(u32::from(round(x)) << 16)
+}
+
+/// Rounds a row of activations; what is missing in the last step becomes zeros.
+struct Round<'a> {
+    row: &'a [f32],
+    to: &'a mut [Step],
+}
+
+impl Op for Round<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, _: S) {
+        let to: &mut [u16] = bytemuck::cast_slice_mut(self.to);
+        for (to, &x) in to.iter_mut().zip(self.row) {
+            *to = round(x);
+        }
+        to[self.row.len()..].fill(0);
+    }
+}

@@ -1,0 +1,360 @@
+//! Products of bf16 by AMX's tiles.
+//!
+//! One instruction multiplies 16 weight rows by 32 of k with 32 of k by up to 16 activations: for
+//! each output the even and the odd products of the 32 are summed apart from zero (fused, denormals
+//! flushed), then added up and to the sum so far (Intel, Architecture Instruction Set Extensions,
+//! TDPBF16PS). What else the tiles hold does not enter, so that one activation goes the same way as
+//! sixteen.
+//!
+//! Weights are the left factor: rows as they lie in a file are a tile, without any unpacking. The
+//! few activations are the right one, pairs of k interleaved. Sums come out a weight row a line and
+//! are transposed at the end.
+
+use super::super::rows::{Step, prefetch};
+use super::super::{DisjointMut, Job, Layout, Scratch};
+use super::{K, Round, unpack};
+use crate::ThreadPool;
+use crate::amx::TileConfig;
+use crate::simd::{LANES, Op, Simd, Tile, dispatch, dispatch_tiles};
+use blocks::DType;
+use bytemuck::Zeroable;
+use std::arch::asm;
+use std::ops::Range;
+
+/// Steps of k in a block: two unpacked tiles of rows stay in the first-level cache, and the
+/// activations of a piece in the second-level one.
+const BLOCK: usize = 16;
+
+/// The most sixteens of activations of a piece.
+const PIECE_GROUPS: usize = 16;
+
+/// A product whose activations lie as tiles.
+struct Tiled<'a> {
+    job: &'a Job<'a>,
+    /// `[group][step][pair of k][activation]`
+    x: &'a [Step],
+    /// Activations of a group: 16, or as many as there are.
+    width: usize,
+    /// Steps of 32 of k.
+    steps: usize,
+    out: &'a DisjointMut<'a, f32>,
+}
+
+pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
+    let (width, steps) = (job.m.min(LANES), job.cols.div_ceil(K));
+    let groups = job.m.div_ceil(width);
+    let mut x = vec![Step::zeroed(); groups * steps * width];
+    {
+        let out = &DisjointMut::new(&mut x);
+        pool.run(groups, |g| {
+            // SAFETY: each group is written once.
+            let to = unsafe { out.slice_mut(g * steps * width..(g + 1) * steps * width) };
+            let acts = g * width..job.m.min((g + 1) * width);
+            dispatch(job.isa, Pack { job, acts, width, to });
+        });
+    }
+    let tiled = &Tiled { job, x: &x, width, steps, out: &DisjointMut::new(out) };
+    let rows = job.source.rows;
+    let spans = groups.div_ceil(PIECE_GROUPS);
+    let share = if tiled.streams() {
+        (rows / (8 * pool.threads())).clamp(2 * LANES, 256).next_multiple_of(2 * LANES)
+    } else if rows / 64 * spans >= 4 * pool.threads() {
+        64
+    } else {
+        2 * LANES
+    };
+    let shares = rows.div_ceil(share);
+    let per_span = groups.div_ceil(spans);
+    pool.run(shares * spans, |i| {
+        let (row, group) = (i % shares * share, i / shares * per_span);
+        let rows = row..rows.min(row + share);
+        let groups = group.min(groups)..groups.min(group + per_span);
+        dispatch_tiles(job.isa, TiledPiece { tiled, rows, groups });
+    });
+}
+
+/// Rounds up to sixteen activations and interleaves their pairs of k.
+struct Pack<'a> {
+    job: &'a Job<'a>,
+    acts: Range<usize>,
+    width: usize,
+    to: &'a mut [Step],
+}
+
+impl Op for Pack<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Pack { job, acts, width, to } = self;
+        let steps = to.len() / width;
+        let mut own = Scratch::take();
+        let rounded = &mut own.panel;
+        rounded.clear();
+        rounded.resize(width * steps, Step::zeroed());
+        for (i, to) in acts.zip(rounded.chunks_exact_mut(steps.max(1))) {
+            Round { row: &job.x[i * job.cols..][..job.cols], to }.run(s);
+        }
+        if width == LANES {
+            let row_bytes = steps * size_of::<Step>();
+            if row_bytes > 0 {
+                let tile = Tile::new(bytemuck::cast_slice(rounded), row_bytes, row_bytes);
+                for (i, to) in to.chunks_exact_mut(4).enumerate() {
+                    for (line, to) in s.load_4(tile, 16 * i).into_iter().zip(to) {
+                        s.store_f(s.as_f(line), &mut to.0);
+                    }
+                }
+            }
+        } else {
+            let words: &[u32] = bytemuck::cast_slice(rounded);
+            let to: &mut [u32] = bytemuck::cast_slice_mut(to);
+            for (i, row) in words.chunks_exact((steps * LANES).max(1)).enumerate() {
+                for (to, word) in to[i..].iter_mut().step_by(width).zip(row) {
+                    *to = *word;
+                }
+            }
+        }
+        own.give_back();
+    }
+}
+
+impl Tiled<'_> {
+    /// Whether weights are multiplied as they lie, as a stream: where they are of use but once.
+    fn streams(&self) -> bool {
+        let job = self.job;
+        job.m <= LANES
+            && job.dtype == DType::BF16
+            && job.source.layout == Layout::Rows
+            && job.cols.is_multiple_of(K)
+    }
+
+    /// Transposes the sums of a piece, `[strip of 32 rows][group][row of strip][activation]`, into
+    /// the output, with the bias added.
+    #[inline(always)]
+    fn store<S: Simd>(
+        &self,
+        s: S,
+        rows: &Range<usize>,
+        groups: &Range<usize>,
+        sums: &[[f32; LANES]],
+    ) {
+        let job = self.job;
+        for (i, tile) in sums.as_chunks::<LANES>().0.iter().enumerate() {
+            let (strip, t) = (i / (2 * groups.len()), i % 2);
+            let row = rows.start + (strip * 2 + t) * LANES;
+            let act = (groups.start + i / 2 % groups.len()) * self.width;
+            if row >= rows.end {
+                continue;
+            }
+            let n = LANES.min(rows.end - row);
+            let line = size_of::<Step>();
+            let tile = Tile::new(bytemuck::cast_slice(tile), line, line);
+            let mut columns = [[0.0; LANES]; LANES];
+            for (i, columns) in columns.chunks_exact_mut(4).enumerate() {
+                for (line, column) in s.load_4(tile, 16 * i).into_iter().zip(columns) {
+                    s.store_f(s.as_f(line), column);
+                }
+            }
+            for (act, column) in (act..job.m.min(act + self.width)).zip(&columns) {
+                let at = act * job.source.rows + row;
+                // SAFETY: this piece alone writes its rows for its activations.
+                let to = unsafe { self.out.slice_mut(at..at + n) };
+                to.copy_from_slice(&column[..n]);
+                if let Some(bias) = job.bias {
+                    for (to, bias) in to.iter_mut().zip(&bias[row..row + n]) {
+                        *to += bias;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Rows of a weight by groups of activations.
+struct TiledPiece<'a> {
+    tiled: &'a Tiled<'a>,
+    rows: Range<usize>,
+    groups: Range<usize>,
+}
+
+impl Op for TiledPiece<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let TiledPiece { tiled, rows, groups } = self;
+        let &Tiled { job, width, steps, .. } = tiled;
+        let columns = 4 * width as u16;
+        let (sums, left, right) = ((16, columns), (16, 64), (16, columns));
+        let config = TileConfig::new([sums, sums, sums, sums, left, left, right, right]);
+        assert!(S::TILES);
+        // SAFETY: `S::TILES` and a value of `S` prove that the process may use AMX.
+        let _registers = unsafe { config.load() };
+        let mut own = Scratch::take();
+        let Scratch { panel, sums, pad, .. } = &mut *own;
+        let sums = sums.zeroed(rows.len().next_multiple_of(2 * LANES) * groups.len());
+        let block = if tiled.streams() { steps } else { BLOCK };
+        for first in (0..steps).step_by(block.max(1)) {
+            let n = block.min(steps - first);
+            for row in rows.clone().step_by(2 * LANES) {
+                let here = row..rows.end.min(row + 2 * LANES);
+                let sums =
+                    &mut sums[(row - rows.start) * groups.len()..][..2 * LANES * groups.len()];
+                let stream = tiled.streams() && here.len().is_multiple_of(LANES);
+                let (bytes, stride): (&[u8], usize) = if stream {
+                    let stride = job.source.stride;
+                    (&job.source.bytes[row * stride..][..here.len() * stride], stride)
+                } else {
+                    panel.resize(2 * LANES * n, Step::zeroed());
+                    let k = (first * K, (n * K).min(job.cols - first * K));
+                    for (r, to) in panel.chunks_exact_mut(n).enumerate() {
+                        if r < here.len() {
+                            unpack(s, job, row + r, k, pad, to);
+                        } else {
+                            to.fill(Step::zeroed());
+                        }
+                    }
+                    (bytemuck::cast_slice(panel), n * size_of::<Step>())
+                };
+                let x = &tiled.x[(groups.start * steps + first) * width..];
+                let strip = Strip { bytes, stride, x, group: steps * width, width, n };
+                let two = here.len() > LANES;
+                for g in (0..groups.len()).step_by(2) {
+                    let sums = &mut sums[g * 2 * LANES..];
+                    // SAFETY: the registers are configured for groups of this width.
+                    unsafe {
+                        match (two, groups.len() - g >= 2, stream) {
+                            (true, _, true) => strip.multiply::<2, 1, true>(g, sums),
+                            (false, _, true) => strip.multiply::<1, 1, true>(g, sums),
+                            (true, true, _) => strip.multiply::<2, 2, false>(g, sums),
+                            (true, false, _) => strip.multiply::<2, 1, false>(g, sums),
+                            (false, true, _) => strip.multiply::<1, 2, false>(g, sums),
+                            (false, false, _) => strip.multiply::<1, 1, false>(g, sums),
+                        }
+                    }
+                }
+            }
+        }
+        tiled.store(s, &rows, &groups, sums);
+        own.give_back();
+    }
+}
+
+/// One or two tiles of weight rows over some steps of k, and the activations they meet.
+struct Strip<'a> {
+    /// Rows, `stride` bytes apart, of at least `n` steps.
+    bytes: &'a [u8],
+    stride: usize,
+    /// From the first step of the first group on; groups are `group` apart.
+    x: &'a [Step],
+    group: usize,
+    width: usize,
+    n: usize,
+}
+
+/// Loads a tile register.
+macro_rules! load {
+    ($tile:literal, $from:expr, $stride:expr) => {
+        asm!(
+            concat!("tileloadd tmm", $tile, ", [{from} + {stride}]"),
+            from = in(reg) $from,
+            stride = in(reg) $stride,
+            options(nostack, preserves_flags, readonly),
+        )
+    };
+}
+
+/// Stores a tile register.
+macro_rules! store {
+    ($tile:literal, $to:expr, $stride:expr) => {
+        asm!(
+            concat!("tilestored [{to} + {stride}], tmm", $tile),
+            to = in(reg) $to,
+            stride = in(reg) $stride,
+            options(nostack, preserves_flags),
+        )
+    };
+}
+
+/// Adds the product of two tiles to a third.
+macro_rules! multiply {
+    ($sum:literal, $left:literal, $right:literal) => {
+        asm!(
+            concat!("tdpbf16ps tmm", $sum, ", tmm", $left, ", tmm", $right),
+            options(nostack, preserves_flags, nomem),
+        )
+    };
+}
+
+impl Strip<'_> {
+    /// Adds the products of `R` tiles of rows with `M` groups of activations from `g` on to
+    /// `sums[(i * 2 + t) * 16 + r]`, activations of group `i` by row `r` of tile `t`. `STREAM`: what
+    /// comes after these rows will be needed next.
+    ///
+    /// # Safety
+    /// Tile registers are configured: 0 to 3 for sums and 6 and 7 for activations of 16 lines by
+    /// `width` words, 4 and 5 for weights of 16 lines of 64 bytes.
+    #[inline(always)]
+    unsafe fn multiply<const R: usize, const M: usize, const STREAM: bool>(
+        &self,
+        g: usize,
+        sums: &mut [[f32; LANES]],
+    ) {
+        const LINE: usize = size_of::<Step>();
+        let &Strip { bytes, stride, x, group, width, n } = self;
+        assert!((1..=2).contains(&R) && (1..=2).contains(&M) && (1..=LANES).contains(&width));
+        assert!(n > 0 && (R * LANES - 1) * stride + n * LINE <= bytes.len());
+        assert!((g + M - 1) * group + n * width <= x.len());
+        assert!(((M - 1) * 2 + R) * LANES <= sums.len());
+        let left = bytes.as_ptr();
+        let right = x[g * group..].as_ptr().cast::<u8>();
+        let (second_row, second_group) = (LANES * stride, group * LINE);
+        let next = bytes.as_ptr().wrapping_add(R * LANES * stride);
+        let sums = sums.as_mut_ptr();
+        let sum = |i: usize, t: usize| sums.wrapping_add((i * 2 + t) * LANES);
+        // SAFETY: the caller's promise, and as asserted: a tile of weights is 64 bytes of 16 rows, a
+        // tile of activations `width` lines, a tile of sums 16 lines.
+        unsafe {
+            load!(0, sum(0, 0), LINE);
+            if R > 1 {
+                load!(1, sum(0, 1), LINE);
+            }
+            if M > 1 {
+                load!(2, sum(1, 0), LINE);
+                if R > 1 {
+                    load!(3, sum(1, 1), LINE);
+                }
+            }
+            for k in 0..n {
+                if STREAM {
+                    prefetch(next.wrapping_add(k * R * LANES * LINE), R * LANES * LINE);
+                }
+                let (left, right) = (left.add(k * LINE), right.add(k * width * LINE));
+                load!(6, right, 4 * width);
+                load!(4, left, stride);
+                multiply!(0, 4, 6);
+                if R > 1 {
+                    load!(5, left.add(second_row), stride);
+                    multiply!(1, 5, 6);
+                }
+                if M > 1 {
+                    load!(7, right.add(second_group), 4 * width);
+                    multiply!(2, 4, 7);
+                    if R > 1 {
+                        multiply!(3, 5, 7);
+                    }
+                }
+            }
+            store!(0, sum(0, 0), LINE);
+            if R > 1 {
+                store!(1, sum(0, 1), LINE);
+            }
+            if M > 1 {
+                store!(2, sum(1, 0), LINE);
+                if R > 1 {
+                    store!(3, sum(1, 1), LINE);
+                }
+            }
+        }
+    }
+}

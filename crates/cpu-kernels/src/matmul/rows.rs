@@ -1,0 +1,432 @@
+//! Dot products along the rows of a weight: sixteen lanes step along k together, and a row's
+//! lanes are added up at its end.
+//!
+//! Rows are read as they lie in a file: nothing is transposed. A lane's sum is one chain of
+//! operations over all of k from zero, whatever the blocking; the lanes of an output are added in
+//! a fixed order (see [`add_lanes`]). So the cut into blocks, panels and pieces is free, and a
+//! row's result depends on nothing else in the batch.
+//!
+//! Few activations: four rows at a time go by in one stream, with the next four on their way.
+//! More: blocks of up to 64 rows are unpacked once, transposed so that lanes are rows, and each of
+//! the sixteen chains has its turn: a step multiplies 64 weights by a broadcast activation, which
+//! takes far less from the caches. An output is the same chains added in the same order either way.
+
+use super::{DisjointMut, Job, Layout, PANEL_ROWS, Piece, Scratch};
+use crate::ThreadPool;
+use crate::simd::{LANES, Simd, Tile};
+use bytemuck::{Pod, Zeroable};
+
+/// What sixteen lanes hold in a step: f32, or pairs of bf16.
+#[derive(Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub(crate) struct Step(pub(crate) [f32; LANES]);
+
+/// Steps of k in a block: what one of the chains takes of it stays in the first-level cache.
+const BLOCK: usize = 64;
+
+/// The most activations that take a weight as it lies.
+const FEW: usize = 12;
+
+/// Activations of a register tile.
+const CHUNK: usize = 6;
+
+/// The most activations of a piece: a block of them stays in the second-level cache.
+const PIECE_ACTS: usize = 256;
+
+/// How the step of a row is read and multiplied.
+pub(super) trait Dot<S: Simd> {
+    /// The bytes of a step.
+    type Bytes: Pod;
+    fn load(s: S, from: &Self::Bytes) -> S::F;
+    /// `acc` plus the products of `w` and `x`, lane by lane.
+    fn step(s: S, acc: S::F, w: S::F, x: S::F) -> S::F;
+}
+
+/// Sixteen f32.
+pub(super) struct F32;
+
+impl<S: Simd> Dot<S> for F32 {
+    type Bytes = [u8; 64];
+    #[inline(always)]
+    fn load(s: S, from: &[u8; 64]) -> S::F {
+        s.as_f(s.load_i(from))
+    }
+    #[inline(always)]
+    fn step(s: S, acc: S::F, w: S::F, x: S::F) -> S::F {
+        s.fma(w, x, acc)
+    }
+}
+
+/// A weight as a family of products takes it.
+pub(super) trait Family<S: Simd> {
+    /// Rows as they are stored.
+    type Stored: Dot<S>;
+    /// Elements of a step.
+    const K: usize;
+    /// Unpacks elements `k0..k0 + k` of a row; what is missing in the last step becomes zeros.
+    fn unpack(
+        s: S,
+        job: &Job<'_>,
+        row: usize,
+        k: (usize, usize),
+        pad: &mut Vec<u8>,
+        to: &mut [Step],
+    );
+}
+
+/// A product whose activations are cut into steps.
+pub(super) struct Product<'a> {
+    pub(super) job: &'a Job<'a>,
+    pub(super) steps: Steps<'a>,
+    pub(super) out: &'a DisjointMut<'a, f32>,
+}
+
+/// Activations cut into steps of k.
+pub(super) struct Steps<'a> {
+    /// Steps of a row.
+    total: usize,
+    /// For rows that are taken as they lie `[activation][step][lane]`, otherwise
+    /// `[block][lane][activation][step]`.
+    x: &'a [Step],
+    direct: bool,
+}
+
+impl<'a> Steps<'a> {
+    /// Cuts into steps of `k` elements for rows that may be taken as they are `stored`;
+    /// `fill(row, steps)` writes a whole row, with zeros where it ends early.
+    pub(super) fn cut(
+        pool: &ThreadPool,
+        job: &Job<'_>,
+        (k, stored): (usize, bool),
+        buffer: &'a mut Vec<Step>,
+        fill: impl Fn(&[f32], &mut [Step]) + Sync,
+    ) -> Steps<'a> {
+        let (total, m) = (job.cols.div_ceil(k), job.m);
+        let direct =
+            stored && m <= FEW && job.cols.is_multiple_of(k) && job.source.layout == Layout::Rows;
+        buffer.clear();
+        buffer.resize(m * total, Step::zeroed());
+        let out = &DisjointMut::new(bytemuck::cast_slice_mut::<Step, f32>(buffer));
+        // Some rows a chunk: a row is a microsecond or so.
+        const ROWS: usize = 8;
+        pool.run(m.div_ceil(ROWS), |chunk| {
+            let mut row = vec![Step::zeroed(); total];
+            for i in chunk * ROWS..m.min((chunk + 1) * ROWS) {
+                fill(&job.x[i * job.cols..][..job.cols], &mut row);
+                if direct {
+                    let at = i * total * LANES;
+                    // SAFETY: row `i` belongs to this chunk alone.
+                    let to = unsafe { out.slice_mut(at..at + total * LANES) };
+                    to.copy_from_slice(bytemuck::cast_slice(&row));
+                    continue;
+                }
+                for (block, steps) in row.chunks(BLOCK).enumerate() {
+                    let n = steps.len();
+                    for lane in 0..LANES {
+                        let at = block * BLOCK * LANES * m + (lane * m + i) * n;
+                        // SAFETY: row `i` belongs to this chunk alone.
+                        let to = unsafe { out.slice_mut(at..at + n) };
+                        for (to, step) in to.iter_mut().zip(steps) {
+                            *to = step.0[lane];
+                        }
+                    }
+                }
+            }
+        });
+        Steps { total, x: buffer, direct }
+    }
+}
+
+impl Product<'_> {
+    /// Runs `piece` for each piece of the product.
+    pub(super) fn for_pieces(&self, pool: &ThreadPool, piece: impl Fn(Piece) + Sync) {
+        if !self.steps.direct {
+            return self.job.for_pieces(pool, PANEL_ROWS, PIECE_ACTS, piece);
+        }
+        // Long streams, enough of them that threads finish together.
+        let rows = self.job.source.rows;
+        let share = (rows / (8 * pool.threads())).clamp(LANES, 256).next_multiple_of(LANES);
+        pool.run(rows.div_ceil(share), |i| {
+            piece(Piece { rows: i * share..rows.min((i + 1) * share), acts: 0..self.job.m });
+        });
+    }
+
+    #[inline(always)]
+    pub(super) fn piece<S: Simd, F: Family<S>>(&self, s: S, piece: &Piece) {
+        let mut own = Scratch::take();
+        if self.steps.direct {
+            self.stream::<S, F>(s, piece, &mut own);
+        } else {
+            self.sweep::<S, F>(s, piece, &mut own);
+        }
+        own.give_back();
+    }
+
+    /// Rows as they lie, sixteen after sixteen.
+    #[inline(always)]
+    fn stream<S: Simd, F: Family<S>>(&self, s: S, piece: &Piece, scratch: &mut Scratch) {
+        let (job, n) = (self.job, self.steps.total);
+        for row in piece.rows.clone().step_by(LANES) {
+            let rows = LANES.min(piece.rows.end - row);
+            let sums = scratch.sums.zeroed(job.m * LANES);
+            let stride = job.source.stride;
+            let bytes = &job.source.bytes[row * stride..][..rows * stride];
+            stream_rows::<S, F::Stored>(s, bytemuck::cast_slice(bytes), n, self.steps.x, sums);
+            for (i, sums) in sums.as_chunks::<LANES>().0.iter().enumerate() {
+                let line = size_of::<Step>();
+                let tile = Tile::new(bytemuck::cast_slice(sums), line, line);
+                let mut lanes = [s.splat_f(0.0); LANES];
+                for (at, lanes) in lanes.chunks_exact_mut(4).enumerate() {
+                    for (lane, line) in lanes.iter_mut().zip(s.load_4(tile, 16 * at)) {
+                        *lane = s.as_f(line);
+                    }
+                }
+                self.store(s, add_lanes(s, lanes), i, row..row + rows);
+            }
+        }
+    }
+
+    /// Rows unpacked and transposed, a block of k after the other.
+    #[inline(always)]
+    fn sweep<S: Simd, F: Family<S>>(&self, s: S, piece: &Piece, scratch: &mut Scratch) {
+        let (job, m) = (self.job, piece.acts.len());
+        let Scratch { sums, panel, slab, pad, .. } = scratch;
+        let groups = piece.rows.len().div_ceil(LANES);
+        let sums = sums.zeroed(LANES * m * groups);
+        for first in (0..self.steps.total).step_by(BLOCK) {
+            let n = BLOCK.min(self.steps.total - first);
+            panel.resize(LANES * n, Step::zeroed());
+            slab.resize(LANES * groups * n, Step::zeroed());
+            let k = (first * F::K, (n * F::K).min(job.cols - first * F::K));
+            for g in 0..groups {
+                let row = piece.rows.start + g * LANES;
+                for (r, to) in panel.chunks_exact_mut(n).enumerate() {
+                    if row + r < piece.rows.end {
+                        F::unpack(s, job, row + r, k, pad, to);
+                    } else {
+                        to.fill(Step::zeroed());
+                    }
+                }
+                let stride = n * size_of::<Step>();
+                let tile = Tile::new(bytemuck::cast_slice(panel), stride, stride);
+                for step in 0..n {
+                    for at in 0..LANES / 4 {
+                        let lines = s.load_4(tile, step * size_of::<Step>() + 16 * at);
+                        for (lane, line) in (4 * at..).zip(lines) {
+                            let to = &mut slab[(lane * groups + g) * n + step];
+                            s.store_f(s.as_f(line), &mut to.0);
+                        }
+                    }
+                }
+            }
+            let x: &[f32] = bytemuck::cast_slice(self.steps.x);
+            for (lane, (slab, sums)) in
+                slab.chunks_exact(groups * n).zip(sums.chunks_exact_mut(m * groups)).enumerate()
+            {
+                let at = first * LANES * job.m + (lane * job.m + piece.acts.start) * n;
+                sweep_chain::<S, F::Stored>(s, slab, n, &x[at..at + m * n], groups, sums);
+            }
+        }
+        for i in 0..m {
+            for g in 0..groups {
+                let mut lanes = [s.splat_f(0.0); LANES];
+                for (lane, sum) in lanes.iter_mut().enumerate() {
+                    *sum = s.load_f(&sums[(lane * m + i) * groups + g]);
+                }
+                let row = piece.rows.start + g * LANES;
+                let rows = row..piece.rows.end.min(row + LANES);
+                self.store(s, add_lanes(s, lanes), piece.acts.start + i, rows);
+            }
+        }
+    }
+
+    /// Writes up to sixteen rows of activation `i`, with the bias added.
+    #[inline(always)]
+    fn store<S: Simd>(&self, s: S, sums: S::F, i: usize, rows: std::ops::Range<usize>) {
+        let at = i * self.job.source.rows + rows.start;
+        // SAFETY: a piece alone writes its rows for its activations.
+        let to = unsafe { self.out.slice_mut(at..at + rows.len()) };
+        let mut lanes = [0.0; LANES];
+        s.store_f(sums, &mut lanes);
+        to.copy_from_slice(&lanes[..to.len()]);
+        if let Some(bias) = self.job.bias {
+            for (to, bias) in to.iter_mut().zip(&bias[rows]) {
+                *to += bias;
+            }
+        }
+    }
+}
+
+/// Adds to `sums[i][r]` the products of `n` steps of row `r`, of up to 16 in `rows`, with activation
+/// `i`.
+#[inline(always)]
+fn stream_rows<S: Simd, D: Dot<S>>(
+    s: S,
+    rows: &[D::Bytes],
+    n: usize,
+    x: &[Step],
+    sums: &mut [[f32; LANES]],
+) {
+    if n == 0 {
+        return;
+    }
+    let mut r = 0;
+    while r * n < rows.len() {
+        let rows = &rows[r * n..];
+        let (four, mut i, mut step) = (rows.len() >= 4 * n, 0, 1);
+        while i * n < x.len() {
+            let (x, sums) = (&x[i * n..], &mut sums[i * LANES + r..]);
+            (step, i) = match (S::MANY_REGISTERS && four, x.len() / n) {
+                (true, 6..) => (4, i + stream_tile::<S, D, 4, 6>(s, rows, n, x, sums)),
+                (true, 3..) => (4, i + stream_tile::<S, D, 4, 3>(s, rows, n, x, sums)),
+                (true, 2) => (4, i + stream_tile::<S, D, 4, 2>(s, rows, n, x, sums)),
+                (true, _) => (4, i + stream_tile::<S, D, 4, 1>(s, rows, n, x, sums)),
+                (false, 2..) => (1, i + stream_tile::<S, D, 1, 2>(s, rows, n, x, sums)),
+                (false, _) => (1, i + stream_tile::<S, D, 1, 1>(s, rows, n, x, sums)),
+            };
+        }
+        r += step;
+    }
+}
+
+/// `R` rows by `M` activations in registers, lanes along k; what comes after these rows will be
+/// needed next. Returns `M`.
+#[inline(always)]
+fn stream_tile<S: Simd, D: Dot<S>, const R: usize, const M: usize>(
+    s: S,
+    rows: &[D::Bytes],
+    n: usize,
+    x: &[Step],
+    sums: &mut [[f32; LANES]],
+) -> usize {
+    let mut w = [&rows[..n]; R];
+    for r in 0..R {
+        w[r] = &rows[r * n..][..n];
+    }
+    let mut xs = [&x[..n]; M];
+    for i in 0..M {
+        xs[i] = &x[i * n..][..n];
+    }
+    let mut acc = [[s.splat_f(0.0); M]; R];
+    let next = rows.as_ptr().wrapping_add(R * n).cast::<u8>();
+    let bytes = R * size_of::<D::Bytes>();
+    for k in 0..n {
+        prefetch(next.wrapping_add(k * bytes), bytes);
+        let mut v = [s.splat_f(0.0); R];
+        for r in 0..R {
+            v[r] = D::load(s, &w[r][k]);
+        }
+        for i in 0..M {
+            let x = s.load_f(&xs[i][k].0);
+            for r in 0..R {
+                acc[r][i] = D::step(s, acc[r][i], v[r], x);
+            }
+        }
+    }
+    for i in 0..M {
+        for r in 0..R {
+            s.store_f(acc[r][i], &mut sums[i * LANES + r]);
+        }
+    }
+    M
+}
+
+/// Adds to `sums[i * groups + g]` the products of `n` steps of one chain of group `g`, lanes being
+/// rows, with those of activation `i`.
+#[inline(always)]
+fn sweep_chain<S: Simd, D: Dot<S>>(
+    s: S,
+    slab: &[Step],
+    n: usize,
+    x: &[f32],
+    groups: usize,
+    sums: &mut [[f32; LANES]],
+) {
+    let mut g = 0;
+    while g < groups {
+        let quad = S::MANY_REGISTERS && groups - g >= 4;
+        let slab = &slab[g * n..];
+        let mut i = 0;
+        while i * n < x.len() {
+            let (x, sums) = (&x[i * n..], &mut sums[i * groups + g..]);
+            i += match (quad, x.len() / n) {
+                (true, 6..) => chain_tile::<S, D, 4, CHUNK>(s, slab, n, x, groups, sums),
+                (true, 2..) => chain_tile::<S, D, 4, 2>(s, slab, n, x, groups, sums),
+                (true, _) => chain_tile::<S, D, 4, 1>(s, slab, n, x, groups, sums),
+                (false, 6..) => chain_tile::<S, D, 1, CHUNK>(s, slab, n, x, groups, sums),
+                (false, 2..) => chain_tile::<S, D, 1, 2>(s, slab, n, x, groups, sums),
+                (false, _) => chain_tile::<S, D, 1, 1>(s, slab, n, x, groups, sums),
+            };
+        }
+        g += if quad { 4 } else { 1 };
+    }
+}
+
+/// `G` groups by `M` activations in registers. Returns `M`.
+#[inline(always)]
+fn chain_tile<S: Simd, D: Dot<S>, const G: usize, const M: usize>(
+    s: S,
+    slab: &[Step],
+    n: usize,
+    x: &[f32],
+    groups: usize,
+    sums: &mut [[f32; LANES]],
+) -> usize {
+    let mut w = [&slab[..n]; G];
+    for g in 0..G {
+        w[g] = &slab[g * n..][..n];
+    }
+    let mut xs = [&x[..n]; M];
+    for i in 0..M {
+        xs[i] = &x[i * n..][..n];
+    }
+    let mut acc = [[s.splat_f(0.0); M]; G];
+    for i in 0..M {
+        for g in 0..G {
+            acc[g][i] = s.load_f(&sums[i * groups + g]);
+        }
+    }
+    for k in 0..n {
+        let mut v = [s.splat_f(0.0); G];
+        for g in 0..G {
+            v[g] = s.load_f(&w[g][k].0);
+        }
+        for i in 0..M {
+            let x = s.splat_f(xs[i][k]);
+            for g in 0..G {
+                acc[g][i] = D::step(s, acc[g][i], v[g], x);
+            }
+        }
+    }
+    for i in 0..M {
+        for g in 0..G {
+            s.store_f(acc[g][i], &mut sums[i * groups + g]);
+        }
+    }
+    M
+}
+
+/// Asks for the lines of `len` bytes from `start` on to be brought to the second-level cache.
+#[inline(always)]
+pub(super) fn prefetch(start: *const u8, len: usize) {
+    #[cfg(target_arch = "x86_64")]
+    for at in (0..len).step_by(64) {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(at).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (start, len);
+}
+
+/// The sum of the chains of 16 rows: of `l` and `l + 8` first, then of these and those 4 further,
+/// 2 further, and 1.
+#[inline(always)]
+fn add_lanes<S: Simd>(s: S, mut lanes: [S::F; LANES]) -> S::F {
+    for half in [8, 4, 2, 1] {
+        for l in 0..half {
+            lanes[l] = s.add(lanes[l], lanes[l + half]);
+        }
+    }
+    lanes[0]
+}
