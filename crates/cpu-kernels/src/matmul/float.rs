@@ -1,8 +1,5 @@
-//! f32 products: f32, f16 and bf16 weights widened in a panel, block types and f64 decoded
-//! first.
-//!
-//! Per output: a fused multiply-add for each k within a span of 64, from zero; spans added up in
-//! order.
+//! f32 products: f32, f16 and bf16 weights widened, block types and f64 decoded, along
+//! [`rows`](super::rows): sixteen chains of fused multiply-adds, for k = 0, 16, ... to 15, 31, ...
 
 use super::rows::{Dot, F32, Family, Product, Step, Steps};
 use super::{DisjointMut, Job, Piece, bf16};
@@ -21,8 +18,8 @@ pub(crate) fn check_dtype(dtype: DType) -> Result<(), KernelError> {
     }
 }
 
-/// Types that are widened as they are read.
-pub(crate) fn is_plain(dtype: DType) -> bool {
+/// Types that are read as they lie.
+fn is_plain(dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
 }
 
@@ -167,5 +164,5 @@ impl<S: Simd> Family<S> for Decoded {
 
 /// Decodes whole blocks whose lengths have been checked.
 pub(crate) fn decode(dtype: DType, bytes: &[u8], out: &mut [f32]) {
-    blocks::decode(dtype, bytes, out).expect("lengths have been checked");
+    crate::codec::decode(dtype, bytes, out).expect("lengths have been checked");
 }

@@ -1,11 +1,11 @@
 //! Products of weights with activations: `out[i][j] = sum_k W[j][k] x[i][k] + bias[j]`.
 //!
 //! A weight is cut into panels of up to 64 rows (four groups of 16, a lane each) by 256 columns
-//! (64 for f32 products). A panel is unpacked once into the first-level cache, rows interleaved,
-//! and swept by all activation rows; a step multiplies 16 weight rows by one broadcast activation,
-//! so nothing is ever summed across lanes. Each output is one chain of operations over k in an
-//! order that depends on the format alone: a row's result is the same alone, in a batch, and for
-//! any number of threads, and prefill and decode share their arithmetic.
+//! or more. A panel is unpacked once into the caches, rows interleaved, and swept by all activation
+//! rows; a step multiplies 16 weight rows by one broadcast activation. Few activations may meet
+//! rows as they lie instead. Each output is one chain of operations over k, or sixteen that are
+//! added up at the end, in an order that depends on the format alone: a row's result is the same
+//! alone, in a batch, and for any number of threads, and prefill and decode share their arithmetic.
 //!
 //! Three families: `float` for f32 products (plain types, and any block type by decoding), `bf16`
 //! for 16-bit weights times activations rounded to bf16, and `int8` for block types times
@@ -97,7 +97,7 @@ pub enum Activations {
 
 /// `out[i][j] = sum_k w[j][k] x[i][k]` for `x: [m, cols]`, `out: [m, rows]`.
 ///
-/// Sums in f32, over spans of 64 of k (f32 products) or exactly in integers over each sub-block
+/// Sums in f32, in a few chains along k (products of floats) or exactly in integers over each sub-block
 /// and in f32 over sub-blocks (int8 products).
 ///
 /// # Errors

@@ -22,7 +22,7 @@ use bytemuck::{Pod, Zeroable};
 pub(crate) struct Step(pub(crate) [f32; LANES]);
 
 /// Steps of k in a block: what one of the chains takes of it stays in the first-level cache.
-const BLOCK: usize = 32;
+const BLOCK: usize = 64;
 
 /// The most activations that take a weight as it lies.
 const FEW: usize = 12;
@@ -166,11 +166,9 @@ impl Product<'_> {
     #[inline(always)]
     fn stream<S: Simd, F: Family<S>>(&self, s: S, piece: &Piece, scratch: &mut Scratch) {
         let (job, n) = (self.job, self.steps.total);
-        let sums = &mut scratch.lanes;
         for row in piece.rows.clone().step_by(LANES) {
             let rows = LANES.min(piece.rows.end - row);
-            sums.clear();
-            sums.resize(job.m * LANES, Step::zeroed());
+            let sums = scratch.sums.zeroed(job.m * LANES);
             let stride = job.source.stride;
             let bytes = &job.source.bytes[row * stride..][..rows * stride];
             stream_rows::<S, F::Stored>(s, bytemuck::cast_slice(bytes), n, self.steps.x, sums);
@@ -192,10 +190,9 @@ impl Product<'_> {
     #[inline(always)]
     fn sweep<S: Simd, F: Family<S>>(&self, s: S, piece: &Piece, scratch: &mut Scratch) {
         let (job, m) = (self.job, piece.acts.len());
-        let Scratch { lanes: sums, panel, slab, pad, .. } = scratch;
+        let Scratch { sums, panel, slab, pad, .. } = scratch;
         let groups = piece.rows.len().div_ceil(LANES);
-        sums.clear();
-        sums.resize(LANES * m * groups, Step::zeroed());
+        let sums = sums.zeroed(LANES * m * groups);
         for first in (0..self.steps.total).step_by(BLOCK) {
             let n = BLOCK.min(self.steps.total - first);
             panel.resize(LANES * n, Step::zeroed());
@@ -234,7 +231,7 @@ impl Product<'_> {
             for g in 0..groups {
                 let mut lanes = [s.splat_f(0.0); LANES];
                 for (lane, sum) in lanes.iter_mut().enumerate() {
-                    *sum = s.load_f(&sums[(lane * m + i) * groups + g].0);
+                    *sum = s.load_f(&sums[(lane * m + i) * groups + g]);
                 }
                 let row = piece.rows.start + g * LANES;
                 let rows = row..piece.rows.end.min(row + LANES);
@@ -268,7 +265,7 @@ fn stream_rows<S: Simd, D: Dot<S>>(
     rows: &[D::Bytes],
     n: usize,
     x: &[Step],
-    sums: &mut [Step],
+    sums: &mut [[f32; LANES]],
 ) {
     if n == 0 {
         return;
@@ -300,7 +297,7 @@ fn stream_tile<S: Simd, D: Dot<S>, const R: usize, const M: usize>(
     rows: &[D::Bytes],
     n: usize,
     x: &[Step],
-    sums: &mut [Step],
+    sums: &mut [[f32; LANES]],
 ) -> usize {
     let mut w = [&rows[..n]; R];
     for r in 0..R {
@@ -328,7 +325,7 @@ fn stream_tile<S: Simd, D: Dot<S>, const R: usize, const M: usize>(
     }
     for i in 0..M {
         for r in 0..R {
-            s.store_f(acc[r][i], &mut sums[i * LANES + r].0);
+            s.store_f(acc[r][i], &mut sums[i * LANES + r]);
         }
     }
     M
@@ -343,7 +340,7 @@ fn sweep_chain<S: Simd, D: Dot<S>>(
     n: usize,
     x: &[f32],
     groups: usize,
-    sums: &mut [Step],
+    sums: &mut [[f32; LANES]],
 ) {
     let mut g = 0;
     while g < groups {
@@ -373,7 +370,7 @@ fn chain_tile<S: Simd, D: Dot<S>, const G: usize, const M: usize>(
     n: usize,
     x: &[f32],
     groups: usize,
-    sums: &mut [Step],
+    sums: &mut [[f32; LANES]],
 ) -> usize {
     let mut w = [&slab[..n]; G];
     for g in 0..G {
@@ -386,7 +383,7 @@ fn chain_tile<S: Simd, D: Dot<S>, const G: usize, const M: usize>(
     let mut acc = [[s.splat_f(0.0); M]; G];
     for i in 0..M {
         for g in 0..G {
-            acc[g][i] = s.load_f(&sums[i * groups + g].0);
+            acc[g][i] = s.load_f(&sums[i * groups + g]);
         }
     }
     for k in 0..n {
@@ -403,7 +400,7 @@ fn chain_tile<S: Simd, D: Dot<S>, const G: usize, const M: usize>(
     }
     for i in 0..M {
         for g in 0..G {
-            s.store_f(acc[g][i], &mut sums[i * groups + g].0);
+            s.store_f(acc[g][i], &mut sums[i * groups + g]);
         }
     }
     M

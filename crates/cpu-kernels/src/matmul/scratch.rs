@@ -6,7 +6,7 @@ use super::int8::Int8Group;
 use super::int8::tiles::TileBuffers;
 use super::rows::Step;
 use crate::simd::LANES;
-use bytemuck::{Pod, Zeroable};
+use bytemuck::Zeroable;
 use std::cell::Cell;
 
 /// Buffers of one thread. Their content means nothing between uses.
@@ -19,8 +19,6 @@ pub(crate) struct Scratch {
     pub(crate) sums: Sums,
     /// Rows completed with zeros.
     pub(crate) pad: Vec<u8>,
-    /// Sums that lanes step along k with.
-    pub(crate) lanes: Vec<Step>,
     /// Unpacked rows.
     pub(crate) panel: Vec<Step>,
     /// The same, transposed.
@@ -29,17 +27,13 @@ pub(crate) struct Scratch {
 
 /// Lanes that begin at cache lines: else each access would touch two.
 #[derive(Default)]
-pub(crate) struct Sums(Vec<AlignedLanes>);
-
-#[derive(Clone, Copy, Pod, Zeroable)]
-#[repr(C, align(64))]
-struct AlignedLanes([f32; LANES]);
+pub(crate) struct Sums(Vec<Step>);
 
 impl Sums {
     /// `n` entries of zeros.
     pub(crate) fn zeroed(&mut self, n: usize) -> &mut [[f32; LANES]] {
         self.0.clear();
-        self.0.resize(n, AlignedLanes::zeroed());
+        self.0.resize(n, Step::zeroed());
         bytemuck::cast_slice_mut(&mut self.0)
     }
 }
