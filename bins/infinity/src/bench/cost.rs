@@ -186,13 +186,16 @@ impl Work {
 fn unit(dtype: DType, compute: &Compute) -> Unit {
     let isa = compute.isa();
     let tiles = isa > Isa::Avx512;
-    let wanted: &[Unit] = match dtype {
-        _ if compute.activations() == Activations::F32 => &[],
-        DType::BF16 if tiles => &[Unit::AmxBf16, Unit::Bf16],
-        DType::BF16 => &[Unit::Bf16],
+    let activations = compute.activations();
+    // F16 weights take part where they may be rounded to bf16 too.
+    let bf16 = dtype == DType::BF16 || dtype == DType::F16 && activations == Activations::Bf16;
+    let wanted: &[Unit] = match (bf16, tiles) {
+        _ if activations == Activations::F32 => &[],
+        (true, true) => &[Unit::AmxBf16, Unit::Bf16],
+        (true, false) => &[Unit::Bf16],
         _ if !dtype.is_quantized() => &[],
-        _ if tiles => &[Unit::AmxInt8, Unit::Int8],
-        _ => &[Unit::Int8],
+        (false, true) => &[Unit::AmxInt8, Unit::Int8],
+        (false, false) => &[Unit::Int8],
     };
     wanted.iter().copied().find(|u| u.is_available(isa)).unwrap_or(Unit::F32)
 }

@@ -141,7 +141,7 @@ mod x86 {
                 measured!("vdpbf16ps zmm", bf16_512)
             }
             Unit::Int8 if isa >= Isa::Avx512 => measured!("vpdpbusd zmm", int8_512),
-            Unit::Int8 if isa >= Isa::Avx2 && is_x86_feature_detected!("avxvnni") => {
+            Unit::Int8 if isa >= Isa::Avx2Vnni => {
                 measured!("vpdpbusd ymm", int8_256)
             }
             Unit::Int8 if isa >= Isa::Avx2 => {
