@@ -185,8 +185,7 @@ fn run_pieces(
     let (out, partials) = (&DisjointMut::new(out), &DisjointMut::new(partials));
     pool.run(plan.pieces.len(), |i| {
         let (piece, left) = (&plan.pieces[i], &plan.left[..]);
-        let next = plan.pieces.get(i + pool.threads());
-        dispatch(isa, tile::PieceOp { cfg, q, rows, plan, piece, next, partials, left, out });
+        dispatch(isa, tile::PieceOp { cfg, q, rows, plan, piece, partials, left, out });
     });
 }
 

@@ -14,10 +14,7 @@ use std::sync::atomic::AtomicUsize;
 const MAX_QUERIES: usize = 64;
 
 /// Pieces a thread gets at least, where there is enough to cut.
-const PIECES_A_THREAD: usize = 4;
-
-/// Rows up to which a block waits for memory.
-const FEW_ROWS: usize = 2;
+const PIECES_A_THREAD: usize = 8;
 
 /// Rows next to each other that see the same runs.
 #[derive(Clone, Debug)]
@@ -33,23 +30,22 @@ impl Block {
     }
 }
 
-/// Some tiles of a block with some key-value heads.
+/// Some tiles of a block with one key-value head.
 #[derive(Clone, Debug)]
 pub(super) struct Piece {
     pub(super) block: usize,
-    pub(super) kv_heads: Range<usize>,
+    pub(super) kv_head: usize,
     pub(super) tiles: Range<usize>,
     /// If these are not all tiles of the block.
     pub(super) split: Option<Split>,
 }
 
-/// How a block is split.
+/// All pieces of a block with one key-value head.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Split {
-    /// Which counter of [`Plan::left`] is that of key-value head 0.
+    /// Which counter of [`Plan::left`] is theirs.
     pub(super) counter: usize,
-    /// Where in [`Plan::partials`] the records of the block's first tile and head 0 begin; the
-    /// tiles of a head follow each other.
+    /// Where in [`Plan::partials`] the records of the block's first tile begin.
     pub(super) start: usize,
     /// Vectors of a tile's records.
     pub(super) stride: usize,
@@ -105,12 +101,12 @@ impl Plan {
 
     /// Cuts the blocks into pieces for `threads` threads.
     pub(super) fn cut(&mut self, cfg: &AttentionConfig, threads: usize) {
-        let Plan { blocks, pieces, partials, left } = self;
-        let n_kv_heads = cfg.n_kv_heads;
-        let shared = cfg.n_heads / n_kv_heads;
+        let Plan { blocks, pieces, partials, left, .. } = self;
+        let shared = cfg.n_heads / cfg.n_kv_heads;
         let record = RECORD_HEAD + cfg.head_dim.div_ceil(LANES);
-        // In tiles of one head.
-        let total: usize = blocks.iter().map(|b| b.tiles().len()).sum::<usize>() * n_kv_heads;
+        // A block's tiles cost as many rows as it has, at least about those that fill a register
+        // tile.
+        let total: usize = blocks.iter().map(|b| b.tiles().len()).sum::<usize>() * cfg.n_kv_heads;
         let longest = match threads {
             1 => usize::MAX,
             _ => total.div_ceil(PIECES_A_THREAD * threads),
@@ -118,36 +114,36 @@ impl Plan {
         pieces.clear();
         left.clear();
         let mut start = 0;
-        for (block, b) in blocks.iter().enumerate() {
-            let (rows, tiles) = (b.rows.len(), b.tiles());
-            // Few rows wait for memory, which is read best as it lies: all heads of a position.
-            let heads = if rows <= FEW_ROWS { n_kv_heads.min(longest).max(1) } else { 1 };
-            let step = (longest / heads).clamp(1, tiles.len());
-            let count = tiles.len().div_ceil(step);
-            let stride = rows * shared * record;
-            let split = (count > 1).then(|| Split {
-                counter: left.len(),
-                start,
-                stride,
-                first: tiles.start,
-                tiles: tiles.len(),
-            });
-            if count > 1 {
-                left.extend((0..n_kv_heads).map(|_| AtomicUsize::new(count)));
-                start += n_kv_heads * tiles.len() * stride;
+        for (block, &Block { ref rows, .. }) in blocks.iter().enumerate() {
+            let tiles = blocks[block].tiles();
+            let cuts = tiles.len().div_ceil(longest);
+            let step = tiles.len().div_ceil(cuts);
+            let stride = rows.len() * shared * record;
+            let counter = left.len();
+            if cuts > 1 {
+                let count = tiles.len().div_ceil(step);
+                left.extend((0..cfg.n_kv_heads).map(|_| AtomicUsize::new(count)));
             }
             for from in tiles.clone().step_by(step) {
-                for head in (0..n_kv_heads).step_by(heads) {
-                    let kv_heads = head..n_kv_heads.min(head + heads);
+                for kv_head in 0..cfg.n_kv_heads {
+                    let split = (cuts > 1).then(|| Split {
+                        counter: counter + kv_head,
+                        start: start + kv_head * tiles.len() * stride,
+                        stride,
+                        first: tiles.start,
+                        tiles: tiles.len(),
+                    });
                     let tiles = from..tiles.end.min(from + step);
-                    pieces.push(Piece { block, kv_heads, tiles, split });
+                    pieces.push(Piece { block, kv_head, tiles, split });
                 }
             }
+            if cuts > 1 {
+                start += cfg.n_kv_heads * tiles.len() * stride;
+            }
         }
-        if blocks.len() > 1 {
-            let cost = |p: &Piece| p.tiles.len() * p.kv_heads.len() * blocks[p.block].rows.len();
-            pieces.sort_by_key(|p| std::cmp::Reverse((cost(p), blocks[p.block].seen.end)));
-        }
+        // Those that need no more than what the others leave come last.
+        let cost = |p: &Piece| p.tiles.len() * blocks[p.block].rows.len();
+        pieces.sort_by_key(|p| std::cmp::Reverse((cost(p), blocks[p.block].seen.end)));
         if partials.len() < start {
             partials.resize(start, Vector::default());
         }

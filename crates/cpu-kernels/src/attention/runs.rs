@@ -35,7 +35,7 @@ impl<'a> Cursor<'a> {
 
     /// Moves to the run that holds `position`, or past the last.
     #[inline(always)]
-    pub(super) fn seek(&mut self, position: usize) {
+    fn seek(&mut self, position: usize) {
         while let Some(run) = self.runs.get(self.run)
             && position >= self.start + run.len
         {

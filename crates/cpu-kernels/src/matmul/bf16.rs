@@ -10,7 +10,7 @@
 mod tiles;
 
 use super::float;
-use super::rows::{Dot, Family, Product, Step, Steps};
+use super::rows::{Dot, Family, KeptSteps, Product, Step, Steps};
 use super::{DisjointMut, Job, Piece};
 use crate::simd::{Bf16Dot, Bf16Op, LANES, Op, Simd, dispatch, dispatch_bf16, has_bf16};
 use crate::{Isa, ThreadPool};
@@ -28,7 +28,7 @@ pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
     if !has_bf16(job.isa) {
         return float::run(pool, job, true, out);
     }
-    let mut x = Vec::new();
+    let mut x = KeptSteps::take();
     let steps = Steps::cut(pool, job, (K, job.dtype == DType::BF16), &mut x, |row, to| {
         dispatch(job.isa, Round { row, to })
     });

@@ -1,7 +1,7 @@
 //! f32 products: f32, f16 and bf16 weights widened, block types and f64 decoded, along
 //! [`rows`](super::rows): sixteen chains of fused multiply-adds, for k = 0, 16, ... to 15, 31, ...
 
-use super::rows::{Dot, F32, Family, Product, Step, Steps};
+use super::rows::{Dot, F32, Family, KeptSteps, Product, Step, Steps};
 use super::{DisjointMut, Job, Piece, bf16};
 use crate::simd::{LANES, Op, Simd, dispatch};
 use crate::{KernelError, ThreadPool};
@@ -25,7 +25,7 @@ fn is_plain(dtype: DType) -> bool {
 
 /// The product in f32; of `rounded` numbers if activations and weights are taken as bf16.
 pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, rounded: bool, out: &mut [f32]) {
-    let mut x = Vec::new();
+    let mut x = KeptSteps::take();
     let steps = Steps::cut(pool, job, (LANES, is_plain(job.dtype)), &mut x, |row, to| {
         let to: &mut [f32] = bytemuck::cast_slice_mut(to);
         to[..row.len()].copy_from_slice(row);

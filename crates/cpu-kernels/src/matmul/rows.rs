@@ -15,11 +15,39 @@ use super::{DisjointMut, Job, Layout, PANEL_ROWS, Piece, Scratch};
 use crate::ThreadPool;
 use crate::simd::{LANES, Simd, Tile};
 use bytemuck::{Pod, Zeroable};
+use std::cell::RefCell;
 
 /// What sixteen lanes hold in a step: f32, or pairs of bf16.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct Step(pub(crate) [f32; LANES]);
+
+/// Steps in memory that the thread keeps for the next product: fresh pages cost more than filling.
+pub(super) struct KeptSteps(Vec<Step>);
+
+thread_local! {
+    static KEPT: RefCell<Vec<Vec<Step>>> = const { RefCell::new(Vec::new()) };
+}
+
+impl KeptSteps {
+    pub(super) fn take() -> Self {
+        KeptSteps(KEPT.with_borrow_mut(Vec::pop).unwrap_or_default())
+    }
+
+    /// `n` steps of zeros.
+    pub(super) fn zeroed(&mut self, n: usize) -> &mut [Step] {
+        self.0.clear();
+        self.0.resize(n, Step::zeroed());
+        &mut self.0
+    }
+}
+
+impl Drop for KeptSteps {
+    fn drop(&mut self) {
+        let steps = std::mem::take(&mut self.0);
+        KEPT.with_borrow_mut(|kept| kept.push(steps));
+    }
+}
 
 /// Steps of k in a block: what one of the chains takes of it stays in the first-level cache.
 const BLOCK: usize = 64;
@@ -98,26 +126,26 @@ impl<'a> Steps<'a> {
         pool: &ThreadPool,
         job: &Job<'_>,
         (k, stored): (usize, bool),
-        buffer: &'a mut Vec<Step>,
+        buffer: &'a mut KeptSteps,
         fill: impl Fn(&[f32], &mut [Step]) + Sync,
     ) -> Steps<'a> {
         let (total, m) = (job.cols.div_ceil(k), job.m);
         let direct =
             stored && m <= FEW && job.cols.is_multiple_of(k) && job.source.layout == Layout::Rows;
-        buffer.clear();
-        buffer.resize(m * total, Step::zeroed());
+        let buffer = buffer.zeroed(m * total);
         let out = &DisjointMut::new(bytemuck::cast_slice_mut::<Step, f32>(buffer));
         // Some rows a chunk: a row is a microsecond or so.
         const ROWS: usize = 8;
         pool.run(m.div_ceil(ROWS), |chunk| {
-            let mut row = vec![Step::zeroed(); total];
+            let mut row = KeptSteps::take();
+            let row = row.zeroed(total);
             for i in chunk * ROWS..m.min((chunk + 1) * ROWS) {
-                fill(&job.x[i * job.cols..][..job.cols], &mut row);
+                fill(&job.x[i * job.cols..][..job.cols], row);
                 if direct {
                     let at = i * total * LANES;
                     // SAFETY: row `i` belongs to this chunk alone.
                     let to = unsafe { out.slice_mut(at..at + total * LANES) };
-                    to.copy_from_slice(bytemuck::cast_slice(&row));
+                    to.copy_from_slice(bytemuck::cast_slice(row));
                     continue;
                 }
                 for (block, steps) in row.chunks(BLOCK).enumerate() {

@@ -190,13 +190,10 @@ pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
     }
 }
 
-/// As [`dispatch`], for a kernel that knows what to do with tiles.
-pub(crate) fn dispatch_tiles<O: Op>(isa: Isa, op: O) -> O::Output {
-    match isa {
-        #[cfg(target_arch = "x86_64")]
-        Isa::Amx => avx512::run::<true, O>(op),
-        _ => dispatch(isa, op),
-    }
+/// Runs `op` with AVX-512 and AMX's tiles, on a processor that has [`Isa::Amx`].
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn dispatch_tiles<O: Op>(op: O) -> O::Output {
+    avx512::run::<true, O>(op)
 }
 
 /// `Ok` if this processor has `isa`.

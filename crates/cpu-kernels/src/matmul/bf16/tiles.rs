@@ -10,7 +10,7 @@
 //! few activations are the right one, pairs of k interleaved. Sums come out a weight row a line and
 //! are transposed at the end.
 
-use super::super::rows::{Step, prefetch};
+use super::super::rows::{KeptSteps, Step, prefetch};
 use super::super::{DisjointMut, Job, Layout, Scratch};
 use super::{K, Round, unpack};
 use crate::ThreadPool;
@@ -43,9 +43,10 @@ struct Tiled<'a> {
 pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
     let (width, steps) = (job.m.min(LANES), job.cols.div_ceil(K));
     let groups = job.m.div_ceil(width);
-    let mut x = vec![Step::zeroed(); groups * steps * width];
+    let mut x = KeptSteps::take();
+    let x = x.zeroed(groups * steps * width);
     {
-        let out = &DisjointMut::new(&mut x);
+        let out = &DisjointMut::new(x);
         pool.run(groups, |g| {
             // SAFETY: each group is written once.
             let to = unsafe { out.slice_mut(g * steps * width..(g + 1) * steps * width) };
@@ -53,7 +54,7 @@ pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
             dispatch(job.isa, Pack { job, acts, width, to });
         });
     }
-    let tiled = &Tiled { job, x: &x, width, steps, out: &DisjointMut::new(out) };
+    let tiled = &Tiled { job, x, width, steps, out: &DisjointMut::new(out) };
     let rows = job.source.rows;
     let spans = groups.div_ceil(PIECE_GROUPS);
     let share = if tiled.streams() {
@@ -69,7 +70,7 @@ pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
         let (row, group) = (i % shares * share, i / shares * per_span);
         let rows = row..rows.min(row + share);
         let groups = group.min(groups)..groups.min(group + per_span);
-        dispatch_tiles(job.isa, TiledPiece { tiled, rows, groups });
+        dispatch_tiles(TiledPiece { tiled, rows, groups });
     });
 }
 

@@ -24,7 +24,9 @@ pub(crate) mod tiles;
 
 use super::{DisjointMut, Job, Layout, PANEL_GROUPS, PANEL_ROWS, Piece, Scratch};
 use crate::profile::Work;
-use crate::simd::{LANES, Line, Op, Simd, Sixteen, Tile, dispatch, dispatch_tiles};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::dispatch_tiles;
+use crate::simd::{LANES, Line, Op, Simd, Sixteen, Tile, dispatch};
 use crate::{Isa, ThreadPool};
 use activations::Quantized;
 use blocks::DType;
@@ -63,8 +65,6 @@ impl Default for Int8Group {
 enum Scales {
     /// f32, with an activation scale for each 32 of k.
     PerBlock32,
-    /// f32, with an activation scale for all 256.
-    Float,
     /// Integers times one f32, with an activation scale for all 256. Their products with the
     /// bytes of a weight (less the offset) are within -8192..8192.
     Integer,
@@ -166,31 +166,26 @@ fn run_format<F: Format>(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
     let scope = pool.profile().scope("quantize activations", "", read);
     let acts = &activations::quantize::<F>(pool, job);
     drop(scope);
-    // Tiles sum 32 or 256 of k.
-    let fits = F::SCALES == Scales::Integer || F::SUB == 32;
-    let tiles = job.isa == Isa::Amx && job.m >= LANES && F::SCALES != Scales::Float && fits;
-    let rows = if tiles { TILE_ROWS } else { PANEL_ROWS };
-    job.for_pieces(pool, rows, MAX_ACTS, |piece| {
-        let work = Int8Piece { job, acts, piece, out, tiles, format: PhantomData::<F> };
-        if tiles { dispatch_tiles(job.isa, work) } else { dispatch(job.isa, work) }
-    });
+    let work = |piece| Int8Piece { job, acts, piece, out, format: PhantomData::<F> };
+    #[cfg(target_arch = "x86_64")]
+    if job.isa == Isa::Amx && job.m >= LANES && tiles::fit::<F>() {
+        job.for_pieces(pool, tiles::ROWS, MAX_ACTS, |piece| {
+            dispatch_tiles(tiles::TiledPiece(work(piece)));
+        });
+        return;
+    }
+    job.for_pieces(pool, PANEL_ROWS, MAX_ACTS, |piece| dispatch(job.isa, work(piece)));
 }
 
 /// Activation rows that a panel meets once it is unpacked: enough that unpacking is a small part,
 /// few enough that one span of them stays in the second-level cache.
 const MAX_ACTS: usize = 512;
 
-/// Weight rows that a span of activations meets while it is in the second-level cache, where tiles
-/// make short work of each.
-const TILE_ROWS: usize = 256;
-
 struct Int8Piece<'a, F> {
     job: &'a Job<'a>,
     acts: &'a Quantized,
     piece: Piece,
     out: &'a DisjointMut<'a, f32>,
-    /// Whether it goes through tiles.
-    tiles: bool,
     format: PhantomData<F>,
 }
 
@@ -199,11 +194,7 @@ impl<F: Format> Op for Int8Piece<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        #[cfg(target_arch = "x86_64")]
-        if S::TILES && self.tiles {
-            return tiles::run(s, &self);
-        }
-        if F::DIRECT && self.job.source.layout == Layout::Interleaved && self.piece.acts.len() <= 2
+        if F::DIRECT && self.job.source.layout == Layout::Interleaved && self.piece.acts.len() == 1
         {
             return direct::run(s, &self);
         }

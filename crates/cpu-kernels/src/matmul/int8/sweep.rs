@@ -44,7 +44,7 @@ fn tile<S: Simd, F: Format, const G: usize, const M: usize>(
     assert!(subs * F::SUB <= super::SPAN);
     match F::SCALES {
         Scales::Integer => integer_tile::<S, F, G, M>(s, groups, subs, acts, sums),
-        _ => float_tile::<S, F, G, M>(s, groups, subs, acts, sums),
+        Scales::PerBlock32 => float_tile::<S, F, G, M>(s, groups, subs, acts, sums),
     }
     M
 }
@@ -59,18 +59,13 @@ fn float_tile<S: Simd, F: Format, const G: usize, const M: usize>(
     sums: &mut [[f32; LANES]],
 ) {
     let (groups, acts) = (&groups[..G], &acts[..M]);
-    let per_32 = F::SCALES == Scales::PerBlock32;
     let mut total = [[s.splat_f(0.0); M]; G];
     for sub in 0..subs {
         let dots = dots::<S, F, G, M>(s, groups, sub, acts);
         for g in 0..G {
             let scale = s.as_f(s.load_i(&groups[g].scales[sub]));
             for i in 0..M {
-                let scale = if per_32 {
-                    s.mul(scale, s.splat_f(acts[i].scale[sub * F::SUB / 32]))
-                } else {
-                    scale
-                };
+                let scale = s.mul(scale, s.splat_f(acts[i].scale[sub * F::SUB / 32]));
                 total[g][i] = s.fma(s.to_f(dots[g][i]), scale, total[g][i]);
             }
             if F::MIN {
@@ -82,13 +77,9 @@ fn float_tile<S: Simd, F: Format, const G: usize, const M: usize>(
         }
     }
     for i in 0..M {
-        let scale = s.splat_f(acts[i].scale[0]);
         for g in 0..G {
             let sum = &mut sums[i * PANEL_GROUPS + g];
-            let before = s.load_f(sum);
-            let after =
-                if per_32 { s.add(total[g][i], before) } else { s.fma(total[g][i], scale, before) };
-            s.store_f(after, sum);
+            s.store_f(s.add(total[g][i], s.load_f(sum)), sum);
         }
     }
 }

@@ -14,7 +14,7 @@ use super::sweep::add_block;
 use super::{Format, Int8Group, Int8Piece, SPAN, Scales};
 use crate::amx::TileConfig;
 use crate::matmul::Scratch;
-use crate::simd::{LANES, Line, Simd};
+use crate::simd::{LANES, Line, Op, Simd};
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -42,10 +42,31 @@ const ALL_OF_K: TileConfig = TileConfig::new([(16, 64); 8]);
 const PER_32: TileConfig =
     TileConfig::new([(16, 64), (16, 64), (16, 64), (16, 64), (16, 32), (16, 32), (8, 64), (8, 64)]);
 
+/// Weight rows of a piece: those that a span of activations meets while it is in the second-level
+/// cache, where tiles make short work of each.
+pub(super) const ROWS: usize = 256;
+
+/// Whether tiles multiply a format: they sum 32 of k, or 256.
+pub(super) const fn fit<F: Format>() -> bool {
+    matches!(F::SCALES, Scales::Integer) || F::SUB == 32
+}
+
+/// A piece that goes through tiles.
+pub(super) struct TiledPiece<'a, F>(pub(super) Int8Piece<'a, F>);
+
+impl<F: Format> Op for TiledPiece<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        run(s, &self.0);
+    }
+}
+
 /// One thread's piece: for each 256 of k all its groups of rows, each with all its activations.
 #[inline(always)]
-pub(super) fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
-    assert!(S::TILES);
+fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
+    assert!(S::TILES && fit::<F>());
     let Int8Piece { job, acts, piece, out, .. } = work;
     let config = if F::SCALES == Scales::Integer { &ALL_OF_K } else { &PER_32 };
     // SAFETY: `S::TILES` and a value of `S` prove that the process may use AMX.
