@@ -14,7 +14,13 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         bytes.extend(0x2c00u16.to_le_bytes());
         bytes.extend((0..32).map(|i| ((block * 7 + i * 13) % 255) as u8));
     }
-    let weight = Weight { dtype: "Q8_0".parse()?, rows: ROWS, cols: COLS, bytes: &bytes, layout: Layout::Rows };
+    let weight = Weight {
+        dtype: "Q8_0".parse()?,
+        rows: ROWS,
+        cols: COLS,
+        bytes: &bytes,
+        layout: Layout::Rows,
+    };
     let x: Vec<f32> = (0..3 * COLS).map(|i| (i as f32 * 0.1).sin()).collect();
     // The same product, in f64.
     let exact = |row: usize, column: usize| -> f64 {
