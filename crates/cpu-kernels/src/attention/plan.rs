@@ -114,7 +114,7 @@ impl Plan {
         pieces.clear();
         left.clear();
         let mut start = 0;
-        for (block, &Block { ref rows, .. }) in blocks.iter().enumerate() {
+        for (block, Block { rows, .. }) in blocks.iter().enumerate() {
             let tiles = blocks[block].tiles();
             let cuts = tiles.len().div_ceil(longest);
             let step = tiles.len().div_ceil(cuts);
