@@ -71,10 +71,6 @@ pub(crate) struct Program {
     flags: Vec<String>,
 }
 
-/// Tokens of the prompt that touches weights and wakes threads before anything is timed, in place
-/// of a warm-up as long as the measurement.
-const WARM_UP: &str = "16";
-
 impl Program {
     pub(crate) fn infinity(path: Option<PathBuf>, flags: &str) -> Result<Self> {
         let place = match path {
@@ -226,21 +222,23 @@ impl Program {
             return ("llama-batched-bench", args);
         }
         let mut args = words("-m MODEL -t THREADS -fa 1 -b 512 -ub 512 -r 1 -o json");
-        args.extend(words(if ik { "-rtr 1 -w 0" } else { "--no-warmup" }));
+        if ik {
+            args.extend(words("-rtr 1"));
+        }
+        if case.has(Mode::Start) {
+            // What warms up is what a start includes.
+            args.extend(words(if ik { "-w 0" } else { "--no-warmup" }));
+        }
         let decode = sizes.decode;
-        let prompts = match case.has(Mode::Prefill) {
-            true => format!("{WARM_UP},{}", sizes.prefill),
-            false => WARM_UP.to_owned(),
-        };
+        let prompt = if case.has(Mode::Prefill) { sizes.prefill } else { 0 };
         args.extend(words(&match case.modes[..] {
-            // The prompt is no warm-up here: it is what a start includes.
             [Mode::Start] => "-p 8 -n 0".to_owned(),
             [Mode::Depth | Mode::DepthQ8] if ik => {
                 format!("-p 0 -n 0 -gp {},{decode}", sizes.depth)
             }
             [Mode::Depth | Mode::DepthQ8] => format!("-p 0 -n {decode} -d {}", sizes.depth),
-            _ if case.has(Mode::Decode) => format!("-p {prompts} -n {decode}"),
-            _ => format!("-p {prompts} -n 0"),
+            _ if case.has(Mode::Decode) => format!("-p {prompt} -n {decode}"),
+            _ => format!("-p {prompt} -n 0"),
         }));
         if case.has(Mode::DepthQ8) {
             args.extend(words("-ctk q8_0 -ctv q8_0"));

@@ -16,7 +16,8 @@ pub(crate) struct Hardware {
     /// cpu or cuda:N
     #[arg(long, default_value = "cpu")]
     device: Device,
-    /// Keep activations in f32 where weights are quantized (slower; default: int8, as llama.cpp)
+    /// Keep activations in f32 (slower; default: int8 where weights are quantized, as llama.cpp, and
+    /// bf16 where they are bf16)
     #[arg(long)]
     exact: bool,
     /// Repack quantized weights into memory of their own for faster products: auto (while there
