@@ -229,7 +229,10 @@ impl TileAt<'_> {
             let clips = || rows.iter().map(|row| seen(row, start, TILE)).filter(|r| !r.is_empty());
             let from = clips().map(|r| r.start).min().unwrap_or(0);
             let to = clips().map(|r| r.end).max().unwrap_or(0);
-            (from / SPAN * SPAN..to).step_by(SPAN).map(move |at| (at, SPAN.min(to - at)))
+            let all = (from / SPAN * SPAN..to).step_by(SPAN);
+            let all = all.map(move |at| (at, SPAN.min(to - at)));
+            // Between what the one row sees and what the next does may lie what none does.
+            all.filter(|&(at, n)| !seeing(rows, start + at, n).is_empty())
         };
         let Scratch { x, int8, int8_keys, panel, scores, partial, pad, .. } = scratch;
 
