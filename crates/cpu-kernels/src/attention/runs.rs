@@ -1,7 +1,7 @@
 //! Rows of a sequence's cache by logical position.
 
 use super::KvRun;
-use crate::simd::{LANES, Tile};
+use crate::simd::{CACHE_LINE, LANES, Tile, prefetch};
 
 /// A place in a list of runs that moves forward.
 #[derive(Clone, Copy)]
@@ -145,14 +145,7 @@ impl Ahead<'_> {
         if self.rows == 0 {
             return;
         }
-        const CACHE_LINE: usize = 64;
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            let line = self.bytes.as_ptr().wrapping_add(self.at);
-            // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(line.cast()) };
-        }
+        prefetch(self.bytes.as_ptr().wrapping_add(self.at));
         self.at += CACHE_LINE;
         if self.at >= self.len {
             self.at = 0;

@@ -176,6 +176,8 @@ const PANEL_ROWS: usize = PANEL_GROUPS * simd::LANES;
 struct Piece {
     rows: std::ops::Range<usize>,
     acts: std::ops::Range<usize>,
+    /// The row where the piece begins that the same thread probably takes next.
+    next: usize,
 }
 
 impl Job<'_> {
@@ -201,7 +203,11 @@ impl Job<'_> {
         let panels = rows.div_ceil(panel);
         pool.run(panels * spans, |i| {
             let (row, act) = (i % panels * panel, i / panels * acts);
-            body(Piece { rows: row..rows.min(row + panel), acts: act.min(m)..m.min(act + acts) });
+            body(Piece {
+                rows: row..rows.min(row + panel),
+                acts: act.min(m)..m.min(act + acts),
+                next: row + panel * pool.threads(),
+            });
         });
     }
 
@@ -229,11 +235,9 @@ impl Job<'_> {
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     fn prefetch_rows(&self, row: usize, at: usize, len: usize) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
         if self.source.layout == Layout::Interleaved {
             for line in &self.source.lines(row, at)[..len.div_ceil(4)] {
-                // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(line.as_ptr().cast()) };
+                simd::prefetch(line.as_ptr());
             }
         }
     }
@@ -241,7 +245,6 @@ impl Job<'_> {
     /// Stores a piece's sums, `sums[g * n + i]` being 16 rows of group `g` for activation `i`, with
     /// the bias added. An activation's rows are written one after the other: the next one's lie far
     /// away.
-    #[cfg(target_arch = "x86_64")]
     fn store_groups(
         &self,
         piece: &Piece,

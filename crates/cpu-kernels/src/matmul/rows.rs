@@ -175,7 +175,9 @@ impl Product<'_> {
         let rows = self.job.source.rows;
         let share = (rows / (8 * pool.threads())).clamp(LANES, 256).next_multiple_of(LANES);
         pool.run(rows.div_ceil(share), |i| {
-            piece(Piece { rows: i * share..rows.min((i + 1) * share), acts: 0..self.job.m });
+            let row = i * share;
+            let next = row + share * pool.threads();
+            piece(Piece { rows: row..rows.min(row + share), acts: 0..self.job.m, next });
         });
     }
 
@@ -437,14 +439,9 @@ fn chain_tile<S: Simd, D: Dot<S>, const G: usize, const M: usize>(
 /// Asks for the lines of `len` bytes from `start` on to be brought to the second-level cache.
 #[inline(always)]
 pub(super) fn prefetch(start: *const u8, len: usize) {
-    #[cfg(target_arch = "x86_64")]
-    for at in (0..len).step_by(64) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
-        unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(at).cast()) };
+    for at in (0..len).step_by(crate::simd::CACHE_LINE) {
+        crate::simd::prefetch(start.wrapping_add(at));
     }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (start, len);
 }
 
 /// The sum of the chains of 16 rows: of `l` and `l + 8` first, then of these and those 4 further,

@@ -17,11 +17,13 @@ mod avx2;
 mod avx512;
 pub(crate) mod math;
 mod portable;
+mod prefetch;
 mod sixteen;
 mod tile;
 
 use crate::{Isa, KernelError};
 use portable::Portable;
+pub(crate) use prefetch::{CACHE_LINE, prefetch};
 pub(crate) use sixteen::{Sixteen, Stream};
 pub(crate) use tile::{LANES, Tile};
 

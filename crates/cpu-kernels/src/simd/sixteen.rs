@@ -41,10 +41,6 @@ pub(crate) struct Stream<'a, const HALF: bool> {
     len: usize,
 }
 
-/// How far ahead of a stream of weights its bytes are asked for, a line at a time: in bursts it does
-/// not help.
-const PREFETCH: usize = 4096;
-
 impl<'a, const HALF: bool> Stream<'a, HALF> {
     /// `len` bytes of each row.
     #[inline(always)]
@@ -55,15 +51,7 @@ impl<'a, const HALF: bool> Stream<'a, HALF> {
 
     #[inline(always)]
     fn lines<const N: usize>(self, at: usize) -> &'a [Line; N] {
-        let lines = self.lines[at / 4..].first_chunk().expect("within the rows");
-        #[cfg(target_arch = "x86_64")]
-        for line in &lines[..N.min(4)] {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            let ahead = line.as_ptr().wrapping_add(PREFETCH);
-            // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(ahead.cast()) };
-        }
-        lines
+        self.lines[at / 4..].first_chunk().expect("within the rows")
     }
 }
 

@@ -1,6 +1,6 @@
 //! Sixteen rows of bytes: each in one piece at an even distance, or interleaved by words.
 
-use super::Line;
+use super::{CACHE_LINE, Line, prefetch};
 
 /// Rows of a tile: one a lane.
 pub(crate) const LANES: usize = 16;
@@ -65,22 +65,16 @@ impl<'a> Tile<'a> {
     /// brought to the second-level cache.
     #[inline(always)]
     pub(crate) fn prefetch(self, ahead: usize) {
-        #[cfg(target_arch = "x86_64")]
         for r in 0..LANES {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            const CACHE_LINE: usize = 64;
             let row = self.bytes.as_ptr().wrapping_add(r * self.stride + ahead);
             for at in (0..self.len).step_by(CACHE_LINE) {
-                // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
-                unsafe { _mm_prefetch::<_MM_HINT_T1>(row.wrapping_add(at).cast()) };
+                prefetch(row.wrapping_add(at));
             }
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = ahead;
     }
 
-    /// The address of byte `at` of row 0 of rows that are apart, from which `n` bytes may be read in each row, and the
-    /// distance of rows.
+    /// The address of byte `at` of row 0, from which `n` bytes may be read in each row, and the
+    /// distance of rows, which are apart.
     #[inline(always)]
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub(crate) fn pointer(self, at: usize, n: usize) -> (*const u8, usize) {

@@ -3,6 +3,8 @@
 use super::{Format, SPAN, Scales};
 use crate::ThreadPool;
 use crate::matmul::{DisjointMut, Job};
+#[cfg(target_arch = "x86_64")]
+use crate::simd::{CACHE_LINE, prefetch};
 use crate::simd::{LANES, Op, Simd, dispatch};
 use bytemuck::Zeroable;
 use std::cell::Cell;
@@ -29,12 +31,10 @@ impl ActivationBlock {
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
     pub(super) fn prefetch(&self) {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        let start = std::ptr::from_ref(self).cast::<i8>();
-        let words = (0..size_of_val(&self.words)).step_by(64);
+        let start = std::ptr::from_ref(self).cast::<u8>();
+        let words = (0..size_of_val(&self.words)).step_by(CACHE_LINE);
         for at in words.chain([std::mem::offset_of!(Self, pairs)]) {
-            // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
-            unsafe { _mm_prefetch::<_MM_HINT_T1>(start.wrapping_add(at)) };
+            prefetch(start.wrapping_add(at));
         }
     }
 }

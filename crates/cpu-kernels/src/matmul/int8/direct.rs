@@ -4,8 +4,17 @@
 use super::activations::ActivationBlock;
 use super::sweep::add_block;
 use super::{CHUNK_LINES, Format, Int8Group, Int8Piece, SPAN, Scales};
-use crate::matmul::{PANEL_GROUPS, Scratch};
-use crate::simd::{LANES, Simd, Sixteen, Stream};
+use crate::matmul::{Job, Layout, Scratch, Source};
+use crate::simd::{CACHE_LINE, LANES, Simd, Sixteen, Stream, prefetch};
+
+/// Rows of a piece: where the next one begins is a guess.
+pub(super) const ROWS: usize = 256;
+
+/// Whether a product can go this way.
+#[inline(always)]
+pub(super) fn fits<F: Format>(job: &Job<'_>) -> bool {
+    F::DIRECT && job.source.layout == Layout::Interleaved && job.m == 1
+}
 
 /// The same sums in the same order as a sweep over unpacked groups.
 #[inline(always)]
@@ -14,8 +23,8 @@ pub(super) fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
     assert_eq!(piece.acts.len(), 1);
     let mut own = Scratch::take();
     let scratch = &mut *own;
-    let sums = scratch.sums.zeroed(PANEL_GROUPS);
     let n_groups = piece.rows.len().div_ceil(LANES);
+    let sums = scratch.sums.zeroed(n_groups);
     let mut g = 0;
     while g < n_groups {
         let (groups, sums) = (&mut scratch.int8[..], &mut sums[g..]);
@@ -24,12 +33,13 @@ pub(super) fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
             _ => side_by_side::<S, F, 1>(s, work, g, groups, sums),
         };
     }
-    job.store(piece, sums, out);
+    job.store_groups(piece, sums, 1, out);
     own.give_back();
 }
 
 /// `G` groups from `first` on take turns, 64 of k each: several streams of memory keep more requests
-/// under way than one. Returns `G`.
+/// under way than one. Each line is asked for one span before it is needed, evenly between the
+/// operations, for a core has room for few requests at a time. Returns `G`.
 #[inline(always)]
 fn side_by_side<S: Simd, F: Format, const G: usize>(
     s: S,
@@ -41,23 +51,33 @@ fn side_by_side<S: Simd, F: Format, const G: usize>(
     let Int8Piece { job, acts, piece, .. } = work;
     let (len, size) = (F::DTYPE.block_len(), F::DTYPE.block_bytes());
     let mut sum = [s.splat_f(0.0); G];
+    let after = piece.rows.start + (first + G) * LANES;
+    let next = if after < piece.rows.end { after } else { piece.next };
     for (k0, acts) in (0..job.cols).step_by(SPAN).zip(acts.spans()) {
         let span = SPAN.min(job.cols - k0);
         let (at, bytes) = (k0 / len * size, span / len * size);
         let (row, act) = (piece.rows.start + first * LANES, &acts[piece.acts.start]);
+        let ahead = if k0 + SPAN < job.cols {
+            Ahead::at(job, row, at + SPAN / len * size)
+        } else if next + G * LANES <= job.source.rows {
+            Ahead::at(job, next, 0)
+        } else {
+            // Addresses that are not there would be looked for.
+            Ahead::at(job, row, at)
+        };
         // Words are of four bytes, sizes of blocks even; most spans are whole words.
         sum = if (SPAN / len * size).is_multiple_of(4) || at % 4 == 0 {
             let mut streams = [Stream::<'_, false>::new(job.source.lines(row, at), bytes); G];
             for g in 1..G {
                 streams[g] = Stream::new(job.source.lines(row + g * LANES, at), bytes);
             }
-            one_span::<S, F, _, G>(s, streams, groups, span, act, sum)
+            one_span::<S, F, _, G>(s, streams, groups, ahead, span, act, sum)
         } else {
             let mut streams = [Stream::<'_, true>::new(job.source.lines(row, at), bytes); G];
             for g in 1..G {
                 streams[g] = Stream::new(job.source.lines(row + g * LANES, at), bytes);
             }
-            one_span::<S, F, _, G>(s, streams, groups, span, act, sum)
+            one_span::<S, F, _, G>(s, streams, groups, ahead, span, act, sum)
         };
     }
     for g in 0..G {
@@ -71,6 +91,7 @@ fn one_span<S: Simd, F: Format, T: Sixteen, const G: usize>(
     s: S,
     tiles: [T; G],
     groups: &mut [Int8Group],
+    ahead: Ahead,
     span: usize,
     act: &ActivationBlock,
     sum: [S::F; G],
@@ -79,8 +100,8 @@ fn one_span<S: Simd, F: Format, T: Sixteen, const G: usize>(
         F::scales(s, tiles[g], &mut groups[g]);
     }
     match F::SCALES {
-        Scales::Integer => integer_span::<S, F, T, G>(s, tiles, groups, act, sum),
-        Scales::PerBlock32 => float_span::<S, F, T, G>(s, tiles, groups, span, act, sum),
+        Scales::Integer => integer_span::<S, F, T, G>(s, tiles, groups, ahead, act, sum),
+        Scales::PerBlock32 => float_span::<S, F, T, G>(s, tiles, groups, ahead, span, act, sum),
     }
 }
 
@@ -89,6 +110,7 @@ fn integer_span<S: Simd, F: Format, T: Sixteen, const G: usize>(
     s: S,
     tiles: [T; G],
     groups: &[Int8Group],
+    ahead: Ahead,
     act: &ActivationBlock,
     mut sum: [S::F; G],
 ) -> [S::F; G] {
@@ -99,7 +121,7 @@ fn integer_span<S: Simd, F: Format, T: Sixteen, const G: usize>(
             let lines = F::chunk(s, tiles[g], c);
             for sub in 0..4 * CHUNK_LINES / F::SUB {
                 let scale = s.load_i(&groups[g].scales[c * 4 * CHUNK_LINES / F::SUB + sub]);
-                let dot = dot::<S, F>(s, &lines, c, sub, act);
+                let dot = dot::<S, F>(s, &lines, c, sub, act, ahead.chunk::<F>(g, c));
                 total[g] = s.add_i(total[g], s.mul_i(dot, scale));
             }
         }
@@ -115,6 +137,7 @@ fn float_span<S: Simd, F: Format, T: Sixteen, const G: usize>(
     s: S,
     tiles: [T; G],
     groups: &[Int8Group],
+    ahead: Ahead,
     span: usize,
     act: &ActivationBlock,
     mut sum: [S::F; G],
@@ -131,7 +154,7 @@ fn float_span<S: Simd, F: Format, T: Sixteen, const G: usize>(
                 }
                 let scale = s.as_f(s.load_i(&groups[g].scales[at]));
                 let scale = s.mul(scale, s.splat_f(act.scale[at * F::SUB / 32]));
-                let dot = s.to_f(dot::<S, F>(s, &lines, c, sub, act));
+                let dot = s.to_f(dot::<S, F>(s, &lines, c, sub, act, ahead.chunk::<F>(g, c)));
                 total[g] = s.fma(dot, scale, total[g]);
                 if F::MIN {
                     let min = s.as_f(s.load_i(&groups[g].mins[at]));
@@ -146,7 +169,37 @@ fn float_span<S: Simd, F: Format, T: Sixteen, const G: usize>(
     sum
 }
 
-/// The integer sum of sub-block `sub` of chunk `c`.
+/// Lines of groups side by side that will be needed next.
+#[derive(Clone, Copy)]
+struct Ahead {
+    first: *const u8,
+    /// Bytes of a group.
+    group: usize,
+}
+
+impl Ahead {
+    /// Of the groups from `row` on, the lines from byte `at` of rows on.
+    #[inline(always)]
+    fn at(job: &Job<'_>, row: usize, at: usize) -> Ahead {
+        let Source { bytes, stride, .. } = job.source;
+        let first = bytes.as_ptr().wrapping_add(row * stride + at * LANES);
+        Ahead { first, group: LANES * stride }
+    }
+
+    /// Those of chunk `c` of group `g`.
+    #[inline(always)]
+    fn chunk<F: Format>(self, g: usize, c: usize) -> *const u8 {
+        self.first.wrapping_add(g * self.group + c * (chunk_bytes::<F>() * LANES))
+    }
+}
+
+/// Bytes of a row's chunk.
+const fn chunk_bytes<F: Format>() -> usize {
+    4 * CHUNK_LINES * F::DTYPE.block_bytes() / F::DTYPE.block_len()
+}
+
+/// The integer sum of sub-block `sub` of chunk `c`. Asks for its part of the chunk's lines at
+/// `ahead`.
 #[inline(always)]
 fn dot<S: Simd, F: Format>(
     s: S,
@@ -154,12 +207,22 @@ fn dot<S: Simd, F: Format>(
     c: usize,
     sub: usize,
     act: &ActivationBlock,
+    ahead: *const u8,
 ) -> S::I {
+    let wanted = chunk_bytes::<F>().div_ceil(4);
     let n = F::SUB / 4;
     let start = if F::OFFSET == 0 { 0 } else { act.start[c * CHUNK_LINES / n + sub] };
     let mut dot = s.splat_i(start);
     let words = &act.words[c * CHUNK_LINES..][..CHUNK_LINES];
     for line in sub * n..(sub + 1) * n {
+        // At most two: a loop would stay one.
+        let (i, end) = (line * wanted / CHUNK_LINES, (line + 1) * wanted / CHUNK_LINES);
+        if i < end {
+            prefetch(ahead.wrapping_add(i * CACHE_LINE));
+        }
+        if i + 1 < end {
+            prefetch(ahead.wrapping_add((i + 1) * CACHE_LINE));
+        }
         let a = s.splat_i(words[line]);
         dot = if F::WIDE {
             s.dot::<true>(dot, lines[line], a)

@@ -22,7 +22,7 @@ mod ternary;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tiles;
 
-use super::{DisjointMut, Job, Layout, PANEL_GROUPS, PANEL_ROWS, Piece, Scratch};
+use super::{DisjointMut, Job, PANEL_GROUPS, PANEL_ROWS, Piece, Scratch};
 use crate::profile::Work;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::dispatch_tiles;
@@ -174,7 +174,8 @@ fn run_format<F: Format>(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
         });
         return;
     }
-    job.for_pieces(pool, PANEL_ROWS, MAX_ACTS, |piece| dispatch(job.isa, work(piece)));
+    let max_rows = if direct::fits::<F>(job) { direct::ROWS } else { PANEL_ROWS };
+    job.for_pieces(pool, max_rows, MAX_ACTS, |piece| dispatch(job.isa, work(piece)));
 }
 
 /// Activation rows that a panel meets once it is unpacked: enough that unpacking is a small part,
@@ -194,8 +195,7 @@ impl<F: Format> Op for Int8Piece<'_, F> {
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        if F::DIRECT && self.job.source.layout == Layout::Interleaved && self.piece.acts.len() == 1
-        {
+        if direct::fits::<F>(self.job) {
             return direct::run(s, &self);
         }
         let Int8Piece { job, acts, piece, out, .. } = self;

@@ -1,0 +1,19 @@
+//! Memory asked for before it is needed.
+
+/// Bytes that come from memory together.
+pub(crate) const CACHE_LINE: usize = 64;
+
+/// Asks for the cache line of the byte at `at` to be brought to the second-level cache: to the first
+/// level it would wait among the few lines that a core can have on their way there. A hint, for
+/// any address.
+#[inline(always)]
+pub(crate) fn prefetch(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        // SAFETY: a prefetch reads nothing and faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
+}
