@@ -21,7 +21,8 @@ mod scratch;
 mod source;
 
 use crate::error::{check_len, check_rows};
-use crate::{Isa, KernelError, ThreadPool, simd};
+use crate::simd::{self, Simd};
+use crate::{Isa, KernelError, ThreadPool};
 use blocks::DType;
 pub(crate) use float::{check_dtype, decode};
 pub use interleave::{can_interleave, interleave, interleaved_bytes};
@@ -245,8 +246,10 @@ impl Job<'_> {
     /// Stores a piece's sums, `sums[g * n + i]` being 16 rows of group `g` for activation `i`, with
     /// the bias added. An activation's rows are written one after the other: the next one's lie far
     /// away.
-    fn store_groups(
+    #[inline(always)]
+    fn store_groups<S: Simd>(
         &self,
+        s: S,
         piece: &Piece,
         sums: &[[f32; simd::LANES]],
         n: usize,
@@ -260,7 +263,7 @@ impl Job<'_> {
             let sums = sums[i..].iter().step_by(n);
             for (to, sums) in to.chunks_mut(simd::LANES).zip(sums) {
                 match <&mut [f32; simd::LANES]>::try_from(&mut *to) {
-                    Ok(to) => *to = *sums,
+                    Ok(to) => s.store_f(s.load_f(sums), to),
                     Err(_) => to.copy_from_slice(&sums[..to.len()]),
                 }
             }

@@ -1,11 +1,10 @@
-//! Memory asked for before it is needed.
+//! Memory asked for before it is needed: hints, for any address.
 
 /// Bytes that come from memory together.
 pub(crate) const CACHE_LINE: usize = 64;
 
 /// Asks for the cache line of the byte at `at` to be brought to the second-level cache: to the first
-/// level it would wait among the few lines that a core can have on their way there. A hint, for
-/// any address.
+/// level it would wait among the few lines that a core can have on their way there.
 #[inline(always)]
 pub(crate) fn prefetch(at: *const u8) {
     #[cfg(target_arch = "x86_64")]

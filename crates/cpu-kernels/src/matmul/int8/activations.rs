@@ -32,11 +32,15 @@ impl ActivationBlock {
     #[inline(always)]
     pub(super) fn prefetch(&self) {
         let start = std::ptr::from_ref(self).cast::<u8>();
-        let words = (0..size_of_val(&self.words)).step_by(CACHE_LINE);
-        for at in words.chain([std::mem::offset_of!(Self, pairs)]) {
+        for at in Self::FOR_TILES {
             prefetch(start.wrapping_add(at));
         }
     }
+
+    /// Where the cache lines begin that tiles read: the words, then pairs and scales.
+    #[cfg(target_arch = "x86_64")]
+    const FOR_TILES: [usize; 5] =
+        [0, CACHE_LINE, 2 * CACHE_LINE, 3 * CACHE_LINE, std::mem::offset_of!(Self, pairs)];
 }
 
 /// All activations of a product, rounded.
@@ -139,8 +143,16 @@ fn round_span(x: &[f32], q: &mut [i8]) -> f32 {
             *largest = (*largest).max(x.to_bits() & 0x7fff_ffff);
         }
     }
-    let largest = largest.into_iter().chain(rest.iter().map(|x| x.to_bits() & 0x7fff_ffff));
-    let largest = f32::from_bits(largest.max().unwrap_or(0));
+    for (largest, x) in largest.iter_mut().zip(rest) {
+        *largest = (*largest).max(x.to_bits() & 0x7fff_ffff);
+    }
+    // Halves against each other, which become vectors.
+    for half in [8, 4, 2, 1] {
+        for i in 0..half {
+            largest[i] = largest[i].max(largest[i + half]);
+        }
+    }
+    let largest = f32::from_bits(largest[0]);
     if !largest.is_finite() {
         return f32::NAN;
     }

@@ -33,7 +33,7 @@ pub(super) fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
             _ => side_by_side::<S, F, 1>(s, work, g, groups, sums),
         };
     }
-    job.store_groups(piece, sums, 1, out);
+    job.store_groups(s, piece, sums, 1, out);
     own.give_back();
 }
 

@@ -98,7 +98,7 @@ fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
             tiles.sweep(&mut scratch.tiles, group, span / F::SUB, acts, next, sums);
         }
     }
-    job.store_groups(piece, sums, n, out);
+    job.store_groups(s, piece, sums, n, out);
     own.give_back();
 }
 
@@ -121,17 +121,51 @@ impl<S: Simd, F: Format> Tiles<S, F> {
         next: &[ActivationBlock],
         sums: &mut [[f32; LANES]],
     ) {
-        match F::SCALES {
-            Scales::Integer => self.multiply_scales(group, &mut buffers.planes),
-            _ => self.subtract_offset(group, &mut buffers.planes[0]),
+        if F::SCALES != Scales::Integer {
+            self.subtract_offset(group, &mut buffers.planes[0]);
+            return self.per_32(buffers, group, subs, acts, next, sums);
         }
-        let at_once = if F::SCALES == Scales::Integer { 2 * LANES } else { LANES };
+        self.multiply_scales(group, &mut buffers.planes);
+        let at_once = 2 * LANES;
         let mut next = next.chunks(next.len().div_ceil(acts.len().div_ceil(at_once)).max(1));
         for (acts, sums) in acts.chunks(at_once).zip(sums.chunks_mut(at_once)) {
             next.next().unwrap_or_default().iter().for_each(ActivationBlock::prefetch);
-            match F::SCALES {
-                Scales::Integer => self.whole_block(group, buffers, acts, sums),
-                _ => self.per_32(group, subs, buffers, acts, sums),
+            self.whole_block(group, buffers, acts, sums);
+        }
+    }
+
+    /// [`sweep`](Self::sweep) where each 32 of k has its scales.
+    ///
+    /// Sixteen activations after sixteen go through the tiles in quarters of 64 of k. Each quarter
+    /// comes after one of what is left to do with the sixteen before: the tiles and the vector
+    /// units work at the same time, and what tiles store is not loaded at once.
+    #[inline(always)]
+    fn per_32(
+        &self,
+        buffers: &mut TileBuffers,
+        group: &Int8Group,
+        subs: usize,
+        acts: &[ActivationBlock],
+        next: &[ActivationBlock],
+        sums: &mut [[f32; LANES]],
+    ) {
+        let blocks = acts.len() / LANES;
+        let mut next = next.chunks(next.len().div_ceil(blocks).max(1));
+        let mut totals = [self.s.splat_f(0.0); LANES];
+        for i in 0..=blocks {
+            next.next().unwrap_or_default().iter().for_each(ActivationBlock::prefetch);
+            for quarter in 0..QUARTERS {
+                if i > 0 {
+                    let done = (i - 1) * LANES..i * LANES;
+                    let (acts, sums) = (&acts[done.clone()], &mut sums[done]);
+                    self.add_per_32(group, subs, &buffers.sums, quarter, acts, sums, &mut totals);
+                }
+                if i < blocks {
+                    let acts = &acts[i * LANES..(i + 1) * LANES];
+                    // SAFETY: the registers are configured as `PER_32`; planes and sums are as long
+                    // as the tiles, and there are 16 activations, whose words come first.
+                    unsafe { multiply_2_times_32(quarter, acts, buffers) };
+                }
             }
         }
     }
@@ -168,33 +202,42 @@ impl<S: Simd, F: Format> Tiles<S, F> {
         }
     }
 
-    /// `subs` times 32 of k for 16 activations.
+    /// Adds two of eight sums of 32 of k for 16 activations, of which there are `subs`, to `totals`,
+    /// and in the end these to `sums`.
     #[inline(always)]
-    fn per_32(
+    #[expect(clippy::too_many_arguments, reason = "inlined: the totals stay in registers")]
+    fn add_per_32(
         &self,
         group: &Int8Group,
         subs: usize,
-        buffers: &mut TileBuffers,
+        tiles: &[[Line; LANES]; 8],
+        quarter: usize,
         acts: &[ActivationBlock],
         sums: &mut [[f32; LANES]],
+        totals: &mut [S::F; LANES],
     ) {
         let s = self.s;
-        // SAFETY: the registers are configured as `PER_32`; planes and sums are as long as the
-        // tiles, and there are 16 activations, whose words come first.
-        unsafe { multiply_8_times_32(acts, &buffers.planes[0], &mut buffers.sums) };
-        for (j, (act, sum)) in acts.iter().zip(sums).enumerate() {
-            let mut total = s.splat_f(0.0);
-            for sub in 0..subs {
-                let scale = s.as_f(s.load_i(&group.scales[sub]));
-                let scale = s.mul(scale, s.splat_f(act.scale[sub]));
-                let dots = s.load_i(&buffers.sums[sub][j]);
-                total = s.fma(s.to_f(dots), scale, total);
-                if F::MIN {
-                    let min = s.as_f(s.load_i(&group.mins[sub]));
-                    total = s.fma(min, s.splat_f(act.sum[sub]), total);
+        let (acts, sums) = (&acts[..LANES], &mut sums[..LANES]);
+        if quarter == 0 {
+            *totals = [s.splat_f(0.0); LANES];
+        }
+        for sub in 2 * quarter..subs.min(2 * quarter + 2) {
+            let weight = s.as_f(s.load_i(&group.scales[sub]));
+            for j in 0..LANES {
+                let scale = s.mul(weight, s.splat_f(acts[j].scale[sub]));
+                totals[j] = s.fma(s.to_f(s.load_i(&tiles[sub][j])), scale, totals[j]);
+            }
+            if F::MIN {
+                let min = s.as_f(s.load_i(&group.mins[sub]));
+                for j in 0..LANES {
+                    totals[j] = s.fma(min, s.splat_f(acts[j].sum[sub]), totals[j]);
                 }
             }
-            s.store_f(s.add(total, s.load_f(sum)), sum);
+        }
+        if quarter == QUARTERS - 1 {
+            for j in 0..LANES {
+                s.store_f(s.add(totals[j], s.load_f(&sums[j])), &mut sums[j]);
+            }
         }
     }
 
@@ -285,6 +328,9 @@ unsafe fn split<F: Format>(line: &Line, scales: &Line, upper: &mut Line, lower: 
 
 /// Bytes between the activations of one span.
 const STRIDE: usize = size_of::<ActivationBlock>();
+
+/// Parts in which sixteen activations go through the tiles, 64 of k each.
+const QUARTERS: usize = SPAN / 64;
 
 /// Products of whole blocks: `$dp` multiplies signed activations by signed or unsigned weights.
 macro_rules! whole_blocks {
@@ -383,22 +429,20 @@ macro_rules! whole_blocks {
 whole_blocks!(multiply_32_signed, multiply_16_signed, "tdpbssd");
 whole_blocks!(multiply_32_unsigned, multiply_16_unsigned, "tdpbsud");
 
-/// 16 activations by 16 rows for each of eight times 32 of k.
+/// Multiplies twice 32 of k of 16 activations, and stores the sums of each.
 ///
 /// # Safety
 /// Tile registers are configured as `PER_32`, and there are 16 activations.
 #[inline(always)]
-unsafe fn multiply_8_times_32(
-    acts: &[ActivationBlock],
-    plane: &[Line; SPAN / 4],
-    sums: &mut [[Line; LANES]; 8],
-) {
+unsafe fn multiply_2_times_32(quarter: usize, acts: &[ActivationBlock], buffers: &mut TileBuffers) {
     debug_assert_eq!(acts.len(), LANES);
+    let a = acts.as_ptr().cast::<u8>().wrapping_add(64 * quarter);
+    let w = buffers.planes.as_ptr().cast::<u8>().wrapping_add(1024 * quarter);
+    let c = buffers.sums[2 * quarter..].as_mut_ptr();
     // SAFETY: the caller's promise. Rows of activations are `STRIDE` apart and begin with 256
-    // bytes; a tile of weights is 8 lines; eight tiles of sums are written.
+    // bytes; a tile of weights is 8 lines; two tiles of sums are written.
     unsafe {
         asm!(
-            "2:",
             "tilezero tmm0",
             "tileloadd tmm4, [{a} + {stride}]",
             "tileloadd tmm6, [{w} + {line}]",
@@ -407,27 +451,11 @@ unsafe fn multiply_8_times_32(
             "tileloadd tmm5, [{a} + {stride} + 32]",
             "tileloadd tmm7, [{w} + {line} + 512]",
             "tdpbssd tmm1, tmm5, tmm7",
-            "tilezero tmm2",
-            "tileloadd tmm4, [{a} + {stride} + 64]",
-            "tileloadd tmm6, [{w} + {line} + 1024]",
-            "tdpbssd tmm2, tmm4, tmm6",
-            "tilezero tmm3",
-            "tileloadd tmm5, [{a} + {stride} + 96]",
-            "tileloadd tmm7, [{w} + {line} + 1536]",
-            "tdpbssd tmm3, tmm5, tmm7",
             "tilestored [{c} + {line}], tmm0",
             "tilestored [{c} + {line} + 1024], tmm1",
-            "tilestored [{c} + {line} + 2048], tmm2",
-            "tilestored [{c} + {line} + 3072], tmm3",
-            "add {a}, 128",
-            "add {w}, 2048",
-            "add {c}, 4096",
-            "dec {n}",
-            "jnz 2b",
-            a = inout(reg) acts.as_ptr() => _,
-            w = inout(reg) plane.as_ptr() => _,
-            c = inout(reg) sums.as_mut_ptr() => _,
-            n = inout(reg) 2usize => _,
+            a = in(reg) a,
+            w = in(reg) w,
+            c = in(reg) c,
             stride = in(reg) STRIDE,
             line = in(reg) size_of::<Line>(),
             options(nostack),
