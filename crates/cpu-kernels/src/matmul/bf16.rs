@@ -98,13 +98,24 @@ fn unpack<S: Simd>(
     if job.dtype == DType::BF16 {
         return to[..bytes.len()].copy_from_slice(bytes);
     }
-    for (from, to) in bytes.chunks(2 * LANES).zip(to.chunks_mut(2 * LANES)) {
-        let mut half = [0; 2 * LANES];
-        half[..from.len()].copy_from_slice(from);
-        let mut wide = [0.0; LANES];
-        s.store_f(s.widen_f16(&half), &mut wide);
-        to.copy_from_slice(bytemuck::cast_slice(&wide.map(round)));
+    let (whole, rest) = bytes.as_chunks();
+    let (to, last) = to.as_chunks_mut().0.split_at_mut(whole.len());
+    for (from, to) in whole.iter().zip(to) {
+        *to = rounded_f16(s, from);
     }
+    if let Some(last) = last.first_mut().filter(|_| !rest.is_empty()) {
+        let mut half = [0; 2 * LANES];
+        half[..rest.len()].copy_from_slice(rest);
+        *last = rounded_f16(s, &half);
+    }
+}
+
+/// Sixteen f16 as bf16.
+#[inline(always)]
+fn rounded_f16<S: Simd>(s: S, half: &[u8; 2 * LANES]) -> [u8; 2 * LANES] {
+    let mut wide = [0.0; LANES];
+    s.store_f(s.widen_f16(half), &mut wide);
+    bytemuck::cast(wide.map(round))
 }
 
 /// The nearest bf16, ties to even.

@@ -11,6 +11,7 @@
 //! for 16-bit weights times activations rounded to bf16, and `int8` for block types times
 //! activations rounded to int8.
 
+mod activations;
 mod bf16;
 pub(crate) mod float;
 mod int8;
@@ -23,6 +24,7 @@ mod source;
 use crate::error::{check_len, check_rows};
 use crate::simd::{self, Simd};
 use crate::{Isa, KernelError, ThreadPool};
+pub use activations::{Activations, UnknownActivations};
 use blocks::DType;
 pub(crate) use float::{check_dtype, decode};
 pub use interleave::{can_interleave, interleave, interleaved_bytes};
@@ -78,22 +80,6 @@ impl Weight<'_> {
         let &Weight { rows, bytes, layout, .. } = self;
         Ok(Source { bytes, stride: self.row_bytes()?, rows, layout })
     }
-}
-
-/// How activations meet a weight: the numbers that are multiplied, the same for every instruction
-/// set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
-pub enum Activations {
-    /// As they are, times the decoded weight.
-    F32,
-    /// As precise as the weight, as llama.cpp does: for block types rounded to int8 with a scale for
-    /// each 32 or 256 of k, for BF16 to bf16 (ties to even). F32 and F16 weights, and types without an
-    /// int8 kernel, take them as they are.
-    #[default]
-    Int8,
-    /// As [`Int8`](Self::Int8), and F16 weights and their activations are rounded to bf16 too: faster
-    /// where the processor multiplies bf16, at the price of three bits of the weights.
-    Bf16,
 }
 
 /// `out[i][j] = sum_k w[j][k] x[i][k]` for `x: [m, cols]`, `out: [m, rows]`.

@@ -6,7 +6,7 @@
 //! a fixed order (see [`add_lanes`]). So the cut into blocks, panels and pieces is free, and a
 //! row's result depends on nothing else in the batch.
 //!
-//! Few activations: four rows at a time go by in one stream, with the next four on their way.
+//! Few activations: rows go by as they lie, in four streams, which is what memory takes to be busy.
 //! More: blocks of up to 64 rows are unpacked once, transposed so that lanes are rows, and each of
 //! the sixteen chains has its turn: a step multiplies 64 weights by a broadcast activation, which
 //! takes far less from the caches. An output is the same chains added in the same order either way.
@@ -54,6 +54,10 @@ const BLOCK: usize = 64;
 
 /// The most activations that take a weight as it lies.
 const FEW: usize = 12;
+
+/// Bytes of a row between what is multiplied and what is asked for. Memory is slower with 1024 or
+/// 4096: the one comes too late, the other waits in a cache that others write to.
+const AHEAD: usize = 2048;
 
 /// Activations of a register tile.
 const CHUNK: usize = 6;
@@ -192,17 +196,31 @@ impl Product<'_> {
         own.give_back();
     }
 
-    /// Rows as they lie, sixteen after sixteen.
+    /// Rows as they lie: four at once from the quarters of the piece, so that four long streams of
+    /// memory are under way.
     #[inline(always)]
     fn stream<S: Simd, F: Family<S>>(&self, s: S, piece: &Piece, scratch: &mut Scratch) {
-        let (job, n) = (self.job, self.steps.total);
-        for row in piece.rows.clone().step_by(LANES) {
-            let rows = LANES.min(piece.rows.end - row);
-            let sums = scratch.sums.zeroed(job.m * LANES);
-            let stride = job.source.stride;
-            let bytes = &job.source.bytes[row * stride..][..rows * stride];
-            stream_rows::<S, F::Stored>(s, bytemuck::cast_slice(bytes), n, self.steps.x, sums);
-            for (i, sums) in sums.as_chunks::<LANES>().0.iter().enumerate() {
+        let (job, n, stride) = (self.job, self.steps.total, self.job.source.stride);
+        let rows = piece.rows.len();
+        let padded = rows.next_multiple_of(LANES);
+        // `[activation][row][lane]`
+        let sums = scratch.sums.zeroed(job.m * padded);
+        let bytes = &job.source.bytes[piece.rows.start * stride..][..rows * stride];
+        let streams = Streams::<S, F::Stored> {
+            rows: bytemuck::cast_slice(bytes),
+            n,
+            x: self.steps.x,
+            padded,
+        };
+        let quarter = if S::MANY_REGISTERS { rows / 4 } else { 0 };
+        for row in 0..quarter {
+            streams.rows(s, [row, row + quarter, row + 2 * quarter, row + 3 * quarter], sums);
+        }
+        for row in 4 * quarter..rows {
+            streams.rows(s, [row], sums);
+        }
+        for (i, sums) in sums.chunks_exact(padded).enumerate() {
+            for (group, sums) in sums.as_chunks::<LANES>().0.iter().enumerate() {
                 let line = size_of::<Step>();
                 let tile = Tile::new(bytemuck::cast_slice(sums), line, line);
                 let mut lanes = [s.splat_f(0.0); LANES];
@@ -211,7 +229,8 @@ impl Product<'_> {
                         *lane = s.as_f(line);
                     }
                 }
-                self.store(s, add_lanes(s, lanes), i, row..row + rows);
+                let row = piece.rows.start + group * LANES;
+                self.store(s, add_lanes(s, lanes), i, row..piece.rows.end.min(row + LANES));
             }
         }
     }
@@ -287,78 +306,86 @@ impl Product<'_> {
     }
 }
 
-/// Adds to `sums[i][r]` the products of `n` steps of row `r`, of up to 16 in `rows`, with activation
-/// `i`.
-#[inline(always)]
-fn stream_rows<S: Simd, D: Dot<S>>(
-    s: S,
-    rows: &[D::Bytes],
+/// Rows of a piece as they lie, and the activations that each of them meets.
+struct Streams<'a, S: Simd, D: Dot<S>> {
+    /// `n` steps a row.
+    rows: &'a [D::Bytes],
     n: usize,
-    x: &[Step],
-    sums: &mut [[f32; LANES]],
-) {
-    if n == 0 {
-        return;
-    }
-    let mut r = 0;
-    while r * n < rows.len() {
-        let rows = &rows[r * n..];
-        let (four, mut i, mut step) = (rows.len() >= 4 * n, 0, 1);
-        while i * n < x.len() {
-            let (x, sums) = (&x[i * n..], &mut sums[i * LANES + r..]);
-            (step, i) = match (S::MANY_REGISTERS && four, x.len() / n) {
-                (true, 6..) => (4, i + stream_tile::<S, D, 4, 6>(s, rows, n, x, sums)),
-                (true, 3..) => (4, i + stream_tile::<S, D, 4, 3>(s, rows, n, x, sums)),
-                (true, 2) => (4, i + stream_tile::<S, D, 4, 2>(s, rows, n, x, sums)),
-                (true, _) => (4, i + stream_tile::<S, D, 4, 1>(s, rows, n, x, sums)),
-                (false, 2..) => (1, i + stream_tile::<S, D, 1, 2>(s, rows, n, x, sums)),
-                (false, _) => (1, i + stream_tile::<S, D, 1, 1>(s, rows, n, x, sums)),
+    x: &'a [Step],
+    /// Rows of the sums.
+    padded: usize,
+}
+
+impl<S: Simd, D: Dot<S>> Streams<'_, S, D> {
+    /// The chains of these rows with every activation, `sums[i * padded + row]`.
+    #[inline(always)]
+    fn rows<const R: usize>(&self, s: S, rows: [usize; R], sums: &mut [[f32; LANES]]) {
+        let m = if self.n == 0 { 0 } else { self.x.len() / self.n };
+        let mut i = 0;
+        while i < m {
+            let done = match (R, m - i) {
+                (4, 6..) => self.tile::<R, 6>(s, rows, i, sums),
+                (4, 3..) => self.tile::<R, 3>(s, rows, i, sums),
+                (_, 2..) => self.tile::<R, 2>(s, rows, i, sums),
+                _ => self.tile::<R, 1>(s, rows, i, sums),
             };
+            i += done;
         }
-        r += step;
+    }
+
+    /// `R` rows by `M` activations from `i` on in registers, lanes along k; what comes after these
+    /// rows will be needed next. Returns `M`.
+    #[inline(always)]
+    fn tile<const R: usize, const M: usize>(
+        &self,
+        s: S,
+        rows: [usize; R],
+        i: usize,
+        sums: &mut [[f32; LANES]],
+    ) -> usize {
+        let n = self.n;
+        let mut w = [&self.rows[..n]; R];
+        for r in 0..R {
+            w[r] = &self.rows[rows[r] * n..][..n];
+        }
+        let mut xs = [&self.x[..n]; M];
+        for j in 0..M {
+            xs[j] = &self.x[(i + j) * n..][..n];
+        }
+        let mut acc = [[s.splat_f(0.0); M]; R];
+        for k in 0..n {
+            let mut v = [s.splat_f(0.0); R];
+            for r in 0..R {
+                prefetch_line(w[r].as_ptr().wrapping_add(k).cast::<u8>().wrapping_add(AHEAD));
+                v[r] = D::load(s, &w[r][k]);
+            }
+            for j in 0..M {
+                let x = s.load_f(&xs[j][k].0);
+                for r in 0..R {
+                    acc[r][j] = D::step(s, acc[r][j], v[r], x);
+                }
+            }
+        }
+        for j in 0..M {
+            for r in 0..R {
+                s.store_f(acc[r][j], &mut sums[(i + j) * self.padded + rows[r]]);
+            }
+        }
+        M
     }
 }
 
-/// `R` rows by `M` activations in registers, lanes along k; what comes after these rows will be
-/// needed next. Returns `M`.
+/// Asks for the line at `at` to be brought to the first-level cache.
 #[inline(always)]
-fn stream_tile<S: Simd, D: Dot<S>, const R: usize, const M: usize>(
-    s: S,
-    rows: &[D::Bytes],
-    n: usize,
-    x: &[Step],
-    sums: &mut [[f32; LANES]],
-) -> usize {
-    let mut w = [&rows[..n]; R];
-    for r in 0..R {
-        w[r] = &rows[r * n..][..n];
+fn prefetch_line(at: *const u8) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
     }
-    let mut xs = [&x[..n]; M];
-    for i in 0..M {
-        xs[i] = &x[i * n..][..n];
-    }
-    let mut acc = [[s.splat_f(0.0); M]; R];
-    let next = rows.as_ptr().wrapping_add(R * n).cast::<u8>();
-    let bytes = R * size_of::<D::Bytes>();
-    for k in 0..n {
-        prefetch(next.wrapping_add(k * bytes), bytes);
-        let mut v = [s.splat_f(0.0); R];
-        for r in 0..R {
-            v[r] = D::load(s, &w[r][k]);
-        }
-        for i in 0..M {
-            let x = s.load_f(&xs[i][k].0);
-            for r in 0..R {
-                acc[r][i] = D::step(s, acc[r][i], v[r], x);
-            }
-        }
-    }
-    for i in 0..M {
-        for r in 0..R {
-            s.store_f(acc[r][i], &mut sums[i * LANES + r]);
-        }
-    }
-    M
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = at;
 }
 
 /// Adds to `sums[i * groups + g]` the products of `n` steps of one chain of group `g`, lanes being

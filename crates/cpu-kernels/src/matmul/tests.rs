@@ -38,8 +38,6 @@ const INT8: &[DType] = &[
 /// Types that go through decoding.
 const DECODED: &[DType] = &[DType::Q8_1, DType::Q8_K];
 
-const ACTIVATIONS: &[Activations] = &[Activations::F32, Activations::Int8, Activations::Bf16];
-
 const PLAIN: &[DType] = &[DType::F32, DType::F16, DType::BF16];
 
 fn scale_per_32(dtype: DType) -> bool {
@@ -180,7 +178,7 @@ fn check_case(c: &Case) {
 
 /// Checks `cases` random shapes of each type.
 fn check_random_cases(dtypes: &[DType], cases: u32) {
-    let act = prop::sample::select(ACTIVATIONS);
+    let act = prop::sample::select(Activations::ALL);
     let shape = (1..80usize, 1..600usize, 1..52usize, act, any::<u64>());
     for &dtype in dtypes {
         let case = shape.clone().prop_map(|(rows, cols, m, act, seed)| {
@@ -215,7 +213,7 @@ fn decoded_types() {
 #[test]
 fn every_type_once() {
     for (i, &dtype) in PLAIN.iter().chain(INT8).chain(DECODED).enumerate() {
-        for &act in ACTIVATIONS {
+        for &act in Activations::ALL {
             check_case(&Case { dtype, rows: 67, cols: 768, m: 5, act, seed: i as u64 });
         }
     }
@@ -240,7 +238,7 @@ fn plain_rows_alone_in_batches_and_with_any_threads() {
             let w = Weight { dtype, rows, cols, bytes: &bytes, layout: Layout::Rows };
             let x = random_activations(&mut rng, 33 * cols);
             for (isa, &act) in
-                Isa::supported().flat_map(|isa| ACTIVATIONS.iter().map(move |a| (isa, a)))
+                Isa::supported().flat_map(|isa| Activations::ALL.iter().map(move |a| (isa, a)))
             {
                 let mut want = vec![0.0; 33 * rows];
                 for (x, out) in x.chunks(cols).zip(want.chunks_mut(rows)) {
@@ -334,7 +332,7 @@ fn what_is_not_finite_stays_so() {
         let mut x = vec![0.5; 2 * cols];
         x[cols + 3] = bad;
         for isa in Isa::supported() {
-            for &act in ACTIVATIONS {
+            for &act in Activations::ALL {
                 let mut out = vec![0.0; 2 * rows];
                 matmul(&ThreadPool::new(1), isa, &w, &x, act, &mut out).unwrap();
                 assert!(out[..rows].iter().all(|v| v.is_finite()));

@@ -328,7 +328,12 @@ impl Strip<'_> {
             }
             for k in 0..n {
                 if STREAM {
-                    prefetch(next.wrapping_add(k * R * LANES * LINE), R * LANES * LINE);
+                    // In four streams: one alone does not keep memory busy.
+                    for stream in 0..4 {
+                        let rows = R * LANES / 4;
+                        let next = next.wrapping_add(stream * rows * stride + k * rows * LINE);
+                        prefetch(next, rows * LINE);
+                    }
                 }
                 let (left, right) = (left.add(k * LINE), right.add(k * width * LINE));
                 load!(6, right, 4 * width);
