@@ -16,9 +16,13 @@ pub(crate) struct Hardware {
     /// cpu or cuda:N
     #[arg(long, default_value = "cpu")]
     device: Device,
-    /// Keep activations in f32 (slower; default: int8 where weights are quantized, as llama.cpp, and
-    /// bf16 where they are bf16)
-    #[arg(long)]
+    /// What activations are rounded to when they meet weights: int8 (as llama.cpp: int8 where weights
+    /// are quantized, bf16 where they are bf16), bf16 (the same, and f16 weights become bf16 too), or
+    /// f32 (nothing is rounded; slower)
+    #[arg(long, default_value = "int8", value_name = "TYPE")]
+    activations: Activations,
+    /// The same as --activations f32
+    #[arg(long, conflicts_with = "activations")]
     exact: bool,
     /// Repack quantized weights into memory of their own for faster products: auto (while there
     /// is memory), always, or never (they stay in the mapped file)
@@ -32,15 +36,13 @@ pub(crate) struct Hardware {
 
 impl Hardware {
     pub(crate) fn compute(&self) -> Result<Compute> {
-        let mut compute = Compute::on(self.device)?;
+        let activations = if self.exact { Activations::F32 } else { self.activations };
+        let mut compute = Compute::on(self.device)?.with_activations(activations);
         if let Some(n) = self.threads {
             if n == 0 {
                 bail!("--threads 0: at least one thread is needed");
             }
             compute = compute.with_threads(n);
-        }
-        if self.exact {
-            compute = compute.with_activations(Activations::F32);
         }
         if self.profile.is_some() {
             compute = compute.with_profile(Profile::on());

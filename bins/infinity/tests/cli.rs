@@ -130,6 +130,40 @@ fn logits_of_a_folder_without_a_tokenizer_are_those_of_transformers() {
 }
 
 #[test]
+fn activations_are_rounded_as_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (tokens, out) = (folder.path().join("ids.json"), folder.path().join("out.safetensors"));
+    std::fs::write(&tokens, "[1, 300, 17, 42, 5, 6, 7, 1000]").unwrap();
+    let logits = |model: &Path, more: &[&str]| -> Vec<f32> {
+        let args = ["logits", text(model), "--tokens", text(&tokens), "--out", text(&out)];
+        succeed(&[&args[..], more].concat());
+        let made = std::fs::read(&out).unwrap();
+        let made = safetensors::SafeTensors::deserialize(&made).unwrap();
+        let bytes = made.tensor("logits").unwrap().data().to_vec();
+        bytes.chunks(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect()
+    };
+    let apart = |a: &[f32], b: &[f32]| {
+        let squares = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>();
+        (squares(&mut a.iter().zip(b).map(|(a, b)| a - b)) / squares(&mut a.iter().copied())).sqrt()
+    };
+    // F16 weights take activations as they are unless bf16 is asked for.
+    let exact = logits(&bard(), &["--exact"]);
+    assert_eq!(exact, logits(&bard(), &["--activations", "f32"]));
+    assert_eq!(exact, logits(&bard(), &[]));
+    let rounded = apart(&exact, &logits(&bard(), &["--activations", "bf16"]));
+    assert!((1e-4..3e-2).contains(&rounded), "{rounded}");
+    // Quantized weights meet activations in int8, and bf16 changes nothing about that.
+    let small = folder.path().join("q8.gguf");
+    succeed(&["quantize", text(&bard()), text(&small), "Q8_0"]);
+    let int8 = logits(&small, &[]);
+    assert_eq!(int8, logits(&small, &["--activations", "bf16"]));
+    let rounded = apart(&logits(&small, &["--exact"]), &int8);
+    assert!((1e-4..3e-2).contains(&rounded), "{rounded}");
+    let both = infinity(&["generate", text(&small), "--exact", "--activations", "bf16"]);
+    assert_eq!(both.status.code(), Some(2));
+}
+
+#[test]
 fn a_model_is_quantized_and_runs() {
     let folder = tempfile::tempdir().unwrap();
     let (model, out) = (bard(), folder.path().join("q4.gguf"));

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 use eval::Protocol;
+use tensor::Activations;
 
 /// Measure what quantization costs a model: perplexity with its error, KL divergence from the f16
 /// model, bytes, load time, peak memory and tokens a second, in one table.
@@ -44,10 +45,15 @@ pub(crate) struct Args {
     #[arg(long)]
     pub(crate) allow_requantize: bool,
 
-    /// Keep activations in f32 in products with quantized weights, instead of rounding them to eight
-    /// bits
-    #[arg(long)]
-    pub(crate) exact: bool,
+    /// What activations are rounded to when they meet weights: int8 (as llama.cpp: int8 where weights
+    /// are quantized, bf16 where they are bf16), bf16 (the same, and f16 weights become bf16 too), or
+    /// f32 (nothing is rounded; slower)
+    #[arg(long, default_value = "int8", value_name = "TYPE")]
+    activations: Activations,
+
+    /// The same as --activations f32
+    #[arg(long, conflicts_with = "activations")]
+    exact: bool,
 
     /// Threads [default: all cores]
     #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
@@ -102,6 +108,11 @@ impl Args {
 
     pub(crate) fn text(&self) -> &PathBuf {
         self.text.as_ref().expect("clap requires it")
+    }
+
+    /// What activations are rounded to.
+    pub(crate) fn activations(&self) -> Activations {
+        if self.exact { Activations::F32 } else { self.activations }
     }
 
     /// What clap cannot check: an error here is wrong usage.

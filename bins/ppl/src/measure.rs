@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use eval::{EvalError, Limits, LogitsSource, ModelLogits, Piece, Protocol, Task};
 use model::{Model, ModelConfig, Repack};
 use serde::{Deserialize, Serialize};
-use tensor::{Activations, Compute};
+use tensor::Compute;
 
 use crate::report::{Figure, Outcome};
 
@@ -32,8 +32,8 @@ pub(crate) struct Job {
     pub(crate) protocols: Vec<Protocol>,
     /// Threads; `None` for as many as there are.
     pub(crate) threads: Option<u16>,
-    /// Whether activations stay f32.
-    pub(crate) exact: bool,
+    /// What activations are rounded to, by its name.
+    pub(crate) activations: String,
 }
 
 /// What the measuring process says, a JSON line each.
@@ -50,12 +50,9 @@ pub(crate) enum Message {
 fn open(path: &Path, job: &Job) -> Result<Model> {
     let here = || format!("{} cannot be loaded", path.display());
     let (config, weights) = model::weights::open(path).with_context(here)?;
-    let mut compute = Compute::cpu();
+    let mut compute = Compute::cpu().with_activations(job.activations.parse()?);
     if let Some(n) = job.threads {
         compute = compute.with_threads(usize::from(n));
-    }
-    if job.exact {
-        compute = compute.with_activations(Activations::F32);
     }
     Model::load(config, &*weights, compute, Repack::Auto).with_context(here)
 }

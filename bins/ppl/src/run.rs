@@ -59,7 +59,7 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
             tokenizer: eval::tokenizer_fingerprint(&tokenizer),
             protocols: protocols.clone(),
             threads: args.threads,
-            exact: args.exact,
+            activations: args.activations().to_string(),
         };
         let outcome = measure(&workspace, &job, &variant.name)
             .with_context(|| format!("{} cannot be measured", variant.name))?;
@@ -155,8 +155,8 @@ fn machine(args: &Args) -> String {
     let name = name.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
     let available = || std::thread::available_parallelism().map_or(1, usize::from);
     let n = args.threads.map_or_else(available, usize::from);
-    let exact = if args.exact { ", activations in f32" } else { "" };
-    format!("{name}, {n} thread{}{exact}", if n == 1 { "" } else { "s" })
+    let activations = args.activations();
+    format!("{name}, {n} thread{}, activations in {activations}", if n == 1 { "" } else { "s" })
 }
 
 /// Whether two paths name the same file.

@@ -29,14 +29,14 @@ enum Pool {
 }
 
 impl Compute {
-    /// The processor, the program's thread pool, the widest instruction set, and activations
-    /// rounded to eight bits where the weight is quantized (as llama.cpp does).
+    /// The processor, the program's thread pool, the widest instruction set, and activations as
+    /// precise as the weight they meet (as llama.cpp does).
     pub fn cpu() -> Self {
         Self {
             device: Device::Cpu,
             pool: Pool::Global,
             isa: Isa::active(),
-            activations: Activations::Int8,
+            activations: Activations::default(),
             attention: AttentionAlgorithm::Tiled,
             buffers: Arc::new(Buffers::new()),
         }
@@ -73,7 +73,7 @@ impl Compute {
         Self { isa, ..self }
     }
 
-    /// The same with exact or eight-bit activations in products with quantized weights.
+    /// The same with activations rounded otherwise, or not at all, in products with weights.
     #[must_use]
     pub fn with_activations(self, activations: Activations) -> Self {
         Self { activations, ..self }
@@ -95,7 +95,7 @@ impl Compute {
         self.isa
     }
 
-    /// How activations enter products with quantized weights.
+    /// How activations enter products with weights.
     pub fn activations(&self) -> Activations {
         self.activations
     }

@@ -6,7 +6,7 @@
 //! ([`Compute::linear`]) that reads the blocks where they lie; the weight is never expanded whole.
 //!
 //! Operations are methods of [`Compute`], which holds what they run with: the device, the threads,
-//! the instruction set, and whether activations may be rounded to eight bits. Activations are `f32`
+//! the instruction set, and what activations are rounded to in products. Activations are `f32`
 //! matrices `[rows, features]`; a row's result does not depend on the other rows, nor on the number
 //! of threads.
 //!
@@ -35,7 +35,7 @@ mod tensor;
 pub use blocks::DType;
 pub use compute::Compute;
 pub use cpu_kernels::attention::AttentionAlgorithm;
-pub use cpu_kernels::matmul::Activations;
+pub use cpu_kernels::matmul::{Activations, UnknownActivations};
 pub use cpu_kernels::profile;
 pub use cpu_kernels::rope::RopeLayout;
 pub use cpu_kernels::{Isa, Profile, ThreadPool};

@@ -24,6 +24,8 @@ pub(crate) struct Report {
     pub(crate) threads: usize,
     /// The path of the kernels.
     pub(crate) isa: String,
+    /// What activations are rounded to.
+    pub(crate) activations: String,
     pub(crate) load_seconds: f64,
     pub(crate) decode_tokens: usize,
     pub(crate) read_bytes_per_second: Spread,
@@ -171,6 +173,7 @@ impl Report {
             processor: processor(),
             threads: compute.pool().threads(),
             isa: compute.isa().to_string(),
+            activations: compute.activations().to_string(),
             load_seconds: loaded.took.as_secs_f64(),
             decode_tokens: args.decode,
             read_bytes_per_second: Spread::of(meter.history.iter().map(|c| c.read)),
@@ -186,8 +189,11 @@ impl fmt::Display for Report {
         let types: Vec<String> =
             self.types.iter().map(|(t, n)| format!("{t} {:.1} MB", *n as f64 / 1e6)).collect();
         writeln!(f, "{} ({}): {}", self.model, self.architecture, types.join(", "))?;
-        let (processor, kv) = (&self.processor, &self.kv_type);
-        writeln!(f, "{processor}, {} threads, path {}, cache {kv}", self.threads, self.isa)?;
+        let Report { processor, threads, isa, activations, kv_type, .. } = self;
+        writeln!(
+            f,
+            "{processor}, {threads} threads, path {isa}, activations {activations}, cache {kv_type}"
+        )?;
         let range = |s: &Spread, unit: f64| {
             format!("{:.2} ({:.2} .. {:.2})", s.median / unit, s.min / unit, s.max / unit)
         };
