@@ -2,9 +2,11 @@
 //!
 //! Programs run in turn, a process each, in an order that rotates from round to round, so that a
 //! machine whose speed drifts slows all of them. A figure is the ratio of medians with a bootstrap
-//! interval. See `benches/peers/README.md`.
+//! interval. What rounding costs is compared once: nothing of it varies. See
+//! `benches/peers/README.md`.
 #![forbid(unsafe_code)]
 
+mod accuracy;
 mod cases;
 mod programs;
 mod record;
@@ -43,7 +45,7 @@ struct Args {
     /// A GGUF file, and what to measure with it if not --modes (repeatable)
     #[arg(long, value_name = "FILE[=MODE,MODE]", required = true)]
     model: Vec<ModelArg>,
-    /// prefill, decode, depth, depth-q8, batch, quantize, start
+    /// prefill, decode, depth, depth-q8, batch, quantize, start, accuracy
     #[arg(long, value_delimiter = ',', default_value = "prefill,decode")]
     modes: Vec<Mode>,
     /// Threads of every program
@@ -57,6 +59,8 @@ struct Args {
     long_pairs: usize,
     #[command(flatten)]
     sizes: Sizes,
+    #[command(flatten)]
+    accuracy: accuracy::Options,
     /// Where the record goes
     #[arg(long, default_value = "benches/records", value_name = "DIR")]
     records: PathBuf,
@@ -88,6 +92,11 @@ fn main() -> Result<()> {
     std::fs::create_dir_all(folder).with_context(|| folder.display().to_string())?;
     let name = record.file_name(&args.label);
     for case in cases::all(&args.model, &args.modes)? {
+        if case.has(Mode::Accuracy) {
+            record.add_accuracy(accuracy::measure(&case, &programs, args.threads, &args.accuracy)?);
+            record.save(folder, &name)?;
+            continue;
+        }
         let pairs = if case.is_long() { args.long_pairs } else { args.pairs };
         record.add(&case, measure(&case, &programs, &args, pairs));
         // After each case, so that a run that is cut short leaves what it has.

@@ -100,6 +100,12 @@ impl Program {
         }
     }
 
+    /// The path of a peer's program, where this is a peer that has it.
+    pub(crate) fn peer_program(&self, name: &str) -> Option<PathBuf> {
+        let path = self.place.join(name);
+        (self.kind != Kind::Infinity && path.is_file()).then_some(path)
+    }
+
     /// The command line, with names in place of paths.
     pub(crate) fn commands(&self, case: &Case, threads: usize, sizes: &Sizes) -> String {
         let (program, args) = self.command(case, threads, sizes, Path::new("OUT.gguf"));
@@ -128,11 +134,7 @@ impl Program {
         // Quantizing leaves a file, whether it ended well or not.
         let _ = std::fs::remove_file(&scratch);
         let out = out?;
-        if !out.status.success() {
-            let said = String::from_utf8_lossy(&out.stderr);
-            let last = said.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no message");
-            bail!("{}: {last}", out.status);
-        }
+        succeeded(&out)?;
         let wall = |figure: String| {
             vec![Measured { figure, value: seconds, unit: Unit::Seconds, of_floor: None }]
         };
@@ -247,6 +249,16 @@ impl Program {
     }
 }
 
+/// Fails with the last line that a program said, if it failed.
+pub(crate) fn succeeded(out: &Output) -> Result<()> {
+    if out.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&out.stderr);
+    let last = said.lines().rev().find(|l| !l.trim().is_empty()).unwrap_or("no message");
+    bail!("{}: {last}", out.status);
+}
+
 fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
@@ -259,7 +271,7 @@ fn figure(mode: Mode, sizes: &Sizes) -> String {
         Mode::Depth => format!("decode at depth {}, f16 cache", sizes.depth),
         Mode::DepthQ8 => format!("decode at depth {}, Q8_0 cache", sizes.depth),
         Mode::Batch => format!("decode {} together", sizes.sequences),
-        Mode::Quantize | Mode::Start => unreachable!("timed from outside"),
+        Mode::Quantize | Mode::Start | Mode::Accuracy => unreachable!("measured from outside"),
     }
 }
 

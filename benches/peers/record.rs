@@ -7,6 +7,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
+use crate::accuracy::{self, Accuracy};
 use crate::cases::Case;
 use crate::programs::{Measured, Program, Unit};
 use crate::stats::{median, ratio};
@@ -67,6 +68,7 @@ pub(crate) struct Record {
     seed: u64,
     load: String,
     rows: Vec<Row>,
+    accuracy: Vec<(String, accuracy::Row)>,
     commands: Vec<String>,
     failures: Vec<String>,
     raw: Vec<Value>,
@@ -95,6 +97,7 @@ impl Record {
             seed,
             load,
             rows: Vec::new(),
+            accuracy: Vec::new(),
             commands: Vec::new(),
             failures: Vec::new(),
             raw: Vec::new(),
@@ -110,6 +113,27 @@ impl Record {
             .map(str::to_lowercase)
             .collect();
         format!("{}-{}-{label}", self.date, words.join("-"))
+    }
+
+    /// Adds what rounding costs in a file.
+    pub(crate) fn add_accuracy(&mut self, accuracy: Accuracy) {
+        let Accuracy { model, commands, failures, rows } = accuracy;
+        for command in &commands {
+            if !self.commands.contains(command) {
+                self.commands.push(command.clone());
+            }
+        }
+        self.failures.extend(failures);
+        for row in rows {
+            self.raw.push(json!({
+                "model": model,
+                "program": row.program,
+                "activations": row.activations,
+                "targets": row.targets,
+                "divergence": row.divergence,
+            }));
+            self.accuracy.push((model.clone(), row));
+        }
     }
 
     /// Adds a case: our program's outcome first, then the peers'.
@@ -190,22 +214,12 @@ impl Record {
     }
 
     pub(crate) fn markdown(&self) -> String {
-        let mut text = format!(
-            "# {}, {}, {} threads\n\nTokens a second, or seconds where a figure is a time: median \
-             (least..most) of alternating runs, a process each. The ratio says how many times \
-             faster Infinity is: of medians, with a 95 % bootstrap interval over rounds. The \
-             fraction of the floor is the median over Infinity's runs, each against ceilings \
-             measured in its own process. Load average when it began: {}.\n\n\
-             | model | figure | Infinity | peer | its figure | ratio | of floor | rounds |\n\
-             |---|---|---|---|---|---|---|---|\n",
-            self.date, self.processor, self.threads, self.load
-        );
-        for r in &self.rows {
-            let Row { model, figure, ours, peer, theirs, ratio, of_floor, pairs } = r;
-            let _ = writeln!(
-                text,
-                "| {model} | {figure} | {ours} | {peer} | {theirs} | {ratio} | {of_floor} | {pairs} |"
-            );
+        let mut text = format!("# {}, {}, {} threads\n", self.date, self.processor, self.threads);
+        if !self.rows.is_empty() {
+            self.speed_table(&mut text);
+        }
+        if !self.accuracy.is_empty() {
+            self.accuracy_table(&mut text);
         }
         text += "\n```\n";
         for command in &self.commands {
@@ -219,6 +233,51 @@ impl Record {
             let _ = writeln!(text, "- {failure}");
         }
         text
+    }
+}
+
+impl Record {
+    fn speed_table(&self, text: &mut String) {
+        let _ = write!(
+            text,
+            "\nTokens a second, or seconds where a figure is a time: median (least..most) of \
+             alternating runs, a process each. The ratio says how many times faster Infinity is: of \
+             medians, with a 95 % bootstrap interval over rounds. The fraction of the floor is the \
+             median over Infinity's runs, each against ceilings measured in its own process. Load \
+             average when it began: {}.\n\n\
+             | model | figure | Infinity | peer | its figure | ratio | of floor | rounds |\n\
+             |---|---|---|---|---|---|---|---|\n",
+            self.load
+        );
+        for r in &self.rows {
+            let Row { model, figure, ours, peer, theirs, ratio, of_floor, pairs } = r;
+            let _ = writeln!(
+                text,
+                "| {model} | {figure} | {ours} | {peer} | {theirs} | {ratio} | {of_floor} | {pairs} |"
+            );
+        }
+    }
+
+    fn accuracy_table(&self, text: &mut String) {
+        *text += "\nKL divergence, in nats, of predictions from those of the same file with activations \
+                  in f32, and how often the most probable token is the same. All predictions are \
+                  saved in 16 bits, as llama-perplexity does; the floor is what that does to the \
+                  reference itself.\n\n\
+                  | model | program | activations | KL mean | median | 99 % | same top | tokens |\n\
+                  |---|---|---|---|---|---|---|---|\n";
+        for (model, row) in &self.accuracy {
+            let accuracy::Row { program, activations, divergence: d, targets } = row;
+            let _ = writeln!(
+                text,
+                "| {model} | {program} | {activations} | {:.3e} ± {:.1e} | {:.2e} | {:.2e} | {:.2} % \
+                 | {targets} |",
+                d.mean.value,
+                d.mean.error,
+                d.median,
+                d.p99,
+                100.0 * d.same_top.value
+            );
+        }
     }
 }
 

@@ -5,6 +5,8 @@
 //! text side by side. Neither holds more logits than its [`Limits`] allow. Every figure carries a
 //! [`Stamp`], since figures of different protocols, contexts or tokenizers say nothing about each other.
 //!
+//! What llama.cpp computed is a source too: [`SavedLogits`] reads what `llama-perplexity` writes.
+//!
 //! Not here: task scores, timing and memory (those belong to the program that measures).
 #![forbid(unsafe_code)]
 
@@ -15,6 +17,7 @@ mod model_source;
 mod perplexity;
 mod protocol;
 mod rows;
+mod saved;
 mod source;
 
 pub use error::EvalError;
@@ -23,4 +26,5 @@ pub use fingerprint::tokenizer_fingerprint;
 pub use model_source::ModelLogits;
 pub use perplexity::{Comparison, Divergence, Perplexity, Progress, Task, compare, perplexity};
 pub use protocol::{Protocol, Stamp, Window};
+pub use saved::{SavedLogits, SavedLogitsError, SavedPrecision};
 pub use source::{Limits, LogitsSource, Piece};

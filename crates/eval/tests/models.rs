@@ -2,7 +2,10 @@
 
 use std::path::Path;
 
-use eval::{Limits, ModelLogits, Perplexity, Protocol, Task, perplexity, tokenizer_fingerprint};
+use eval::{
+    Limits, ModelLogits, Perplexity, Protocol, SavedLogits, SavedPrecision, Task, compare,
+    perplexity, tokenizer_fingerprint,
+};
 use model::Model;
 use serde_json::Value;
 use tokenizer::{EncodeOptions, Tokenizer};
@@ -117,7 +120,7 @@ fn divergence_is_llama_cpps() {
             limits: Limits::default(),
         };
         let (mut b, mut m) = (ModelLogits::new(&base).unwrap(), ModelLogits::new(&model).unwrap());
-        let got = eval::compare(&mut b, &mut m, &task, &mut |_| {}).unwrap();
+        let got = compare(&mut b, &mut m, &task, &mut |_| {}).unwrap();
         println!("{row}\n{:?} {:?}", got.ratio, got.divergence);
         let close = |got: f64, want: &Value, absolute: f64| {
             let want = want.as_f64().unwrap();
@@ -130,6 +133,33 @@ fn divergence_is_llama_cpps() {
         assert!((got.ratio.value - row["ratio"][0].as_f64().unwrap()).abs() < 1e-3, "{row}");
         assert!((d.same_top.value - row["same_top"][0].as_f64().unwrap()).abs() < 0.005, "{row}");
     }
+}
+
+/// `fixtures/llama_saved_logits.bin`, which llama.cpp (as in llama-cpp-python 0.3.36) saved from the
+/// embedded model: `llama-perplexity -m bard-f16.gguf -f TEXT -c 8 --chunks 3 -fa off -ctk f32 -ctv f32
+/// --kl-divergence-base FILE`. It rounds activations to f16, and what it saves to 16 bits.
+#[test]
+fn saved_logits_are_those_of_the_model() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama_saved_logits.bin");
+    let mut saved = SavedLogits::new(std::fs::File::open(file).unwrap()).unwrap();
+    let path = testkit::workspace().join("assets/bard-f16.gguf");
+    let (model, tokenizer) = (Model::open(&path).unwrap(), Tokenizer::from_path(&path).unwrap());
+    let tokens = saved.tokens().to_vec();
+    let task = Task {
+        tokens: &tokens,
+        protocol: Protocol::LlamaCpp { context: saved.context() },
+        bos: tokenizer.bos().filter(|_| tokenizer.add_bos()),
+        tokenizer: "",
+        limits: Limits::default(),
+    };
+    let source = || ModelLogits::new(&model).unwrap();
+    let theirs = compare(&mut source(), &mut saved, &task, &mut |_| {}).unwrap();
+    assert_eq!(theirs.base.stamp.targets, 9);
+    assert_eq!(theirs.divergence.same_top.value, 1.0);
+    assert!((1e-9..1e-5).contains(&theirs.divergence.mean.value), "{theirs:?}");
+    // The rounding alone is the floor under every figure.
+    let floor = compare(&mut source(), &mut SavedPrecision(source()), &task, &mut |_| {}).unwrap();
+    assert!((1e-10..1e-7).contains(&floor.divergence.mean.value), "{floor:?}");
 }
 
 /// What the vocabulary is does not depend on where it was read.
