@@ -13,7 +13,7 @@
 
 use super::{DisjointMut, Job, Layout, PANEL_ROWS, Piece, Scratch};
 use crate::ThreadPool;
-use crate::simd::{LANES, Simd, Tile};
+use crate::simd::{LANES, Simd, Tile, prefetch_near};
 use bytemuck::{Pod, Zeroable};
 use std::cell::RefCell;
 
@@ -356,7 +356,7 @@ impl<S: Simd, D: Dot<S>> Streams<'_, S, D> {
         for k in 0..n {
             let mut v = [s.splat_f(0.0); R];
             for r in 0..R {
-                prefetch_line(w[r].as_ptr().wrapping_add(k).cast::<u8>().wrapping_add(AHEAD));
+                prefetch_near(w[r].as_ptr().wrapping_add(k).cast::<u8>().wrapping_add(AHEAD));
                 v[r] = D::load(s, &w[r][k]);
             }
             for j in 0..M {
@@ -373,19 +373,6 @@ impl<S: Simd, D: Dot<S>> Streams<'_, S, D> {
         }
         M
     }
-}
-
-/// Asks for the line at `at` to be brought to the first-level cache.
-#[inline(always)]
-fn prefetch_line(at: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        // SAFETY: a prefetch is a hint: it reads nothing and faults at no address.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) };
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = at;
 }
 
 /// Adds to `sums[i * groups + g]` the products of `n` steps of one chain of group `g`, lanes being

@@ -23,7 +23,7 @@ mod tile;
 
 use crate::{Isa, KernelError};
 use portable::Portable;
-pub(crate) use prefetch::{CACHE_LINE, prefetch};
+pub(crate) use prefetch::{CACHE_LINE, prefetch, prefetch_near};
 pub(crate) use sixteen::{Sixteen, Stream};
 pub(crate) use tile::{LANES, Tile};
 
