@@ -320,7 +320,7 @@ impl<S: Simd, D: Dot<S>> Streams<'_, S, D> {
     /// The chains of these rows with every activation, `sums[i * padded + row]`.
     #[inline(always)]
     fn rows<const R: usize>(&self, s: S, rows: [usize; R], sums: &mut [[f32; LANES]]) {
-        let m = if self.n == 0 { 0 } else { self.x.len() / self.n };
+        let m = self.x.len().checked_div(self.n).unwrap_or(0);
         let mut i = 0;
         while i < m {
             let done = match (R, m - i) {
