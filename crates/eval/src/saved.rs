@@ -266,6 +266,7 @@ fn round(row: &mut [f32]) {
 #[cfg(test)]
 mod tests {
     use std::io::Cursor;
+    use std::ops::Range;
 
     use super::*;
 
@@ -281,12 +282,15 @@ mod tests {
         bytes
     }
 
+    fn piece(window: usize, tokens: &[u32], wanted: Range<usize>) -> Piece<'_> {
+        Piece { window, tokens, wanted }
+    }
+
     #[test]
     fn rows_are_found_in_any_pieces() {
         let mut saved = SavedLogits::new(Cursor::new(file())).unwrap();
         assert_eq!((saved.context(), saved.vocabulary(), saved.tokens().len()), (4, 3, 8));
         let mut logits = Vec::new();
-        let piece = |window, tokens, wanted| Piece { window, tokens, wanted };
         saved.begin(1).unwrap();
         // BOS over the first token.
         saved.extend(&[piece(0, &[2, 1], 0..0)], &mut logits).unwrap();
