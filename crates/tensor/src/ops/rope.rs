@@ -1,5 +1,7 @@
 //! Rotary position embedding (Su et al. 2021).
 
+use std::cell::RefCell;
+
 use cpu_kernels::rope::{self, RopeLayout, Rotation};
 
 use super::shapes;
@@ -18,12 +20,29 @@ pub struct Rope {
     pub sin: Vec<f32>,
 }
 
+thread_local! {
+    /// Empty tables of angles that are gone, whose memory the next step uses again.
+    static KEPT: RefCell<Vec<(Vec<f32>, Vec<f32>)>> = const { RefCell::new(Vec::new()) };
+}
+
+impl Drop for Rope {
+    fn drop(&mut self) {
+        let (mut cos, mut sin) = (std::mem::take(&mut self.cos), std::mem::take(&mut self.sin));
+        cos.clear();
+        sin.clear();
+        // A thread that ends has no use for them.
+        let _ = KEPT.try_with(|kept| kept.borrow_mut().push((cos, sin)));
+    }
+}
+
 impl Rope {
     /// The angles `position * inv_freq[i]` of each row; cosine and sine are multiplied by
     /// `magnitude` (yarn's attention factor).
     pub fn new(positions: &[u32], inv_freq: &[f32], magnitude: f32, layout: RopeLayout) -> Self {
         let n = positions.len() * inv_freq.len();
-        let (mut cos, mut sin) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        let (mut cos, mut sin) = KEPT.with_borrow_mut(Vec::pop).unwrap_or_default();
+        cos.reserve(n);
+        sin.reserve(n);
         for &p in positions {
             for &f in inv_freq {
                 // As transformers: the product is rounded to f32 before cosine and sine.
