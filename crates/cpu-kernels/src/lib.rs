@@ -20,6 +20,7 @@ pub mod elementwise;
 pub mod embed;
 mod error;
 mod isa;
+pub mod kv_write;
 pub mod matmul;
 pub mod norm;
 mod pool;

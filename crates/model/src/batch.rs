@@ -1,7 +1,6 @@
 //! The ragged batch: which rows a forward computes, what each of them sees, and what is wanted.
 
-use std::ops::Range;
-
+pub use tensor::kv::Span;
 use tensor::kv::{KvCache, SeqId};
 use tensor::{AttentionRow, Tensor};
 
@@ -206,17 +205,6 @@ impl Plan {
             at
         })
     }
-}
-
-/// Rows of one sequence that follow each other in the batch and in the cache.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Span {
-    /// Rows of the batch.
-    pub rows: Range<usize>,
-    /// Their sequence.
-    pub seq: SeqId,
-    /// The slot of the first; the others follow.
-    pub slot: usize,
 }
 
 /// Which rows' results a forward returns.

@@ -241,11 +241,7 @@ impl<W> Attention<W> {
             q = ops.norm(query_norm, &q)?;
             k = ops.norm(key_norm, &k)?;
         }
-        if let Some(angles) = angles {
-            q = ops.rotary(q, self.spec.head_dim, angles)?;
-            k = ops.rotary(k, self.spec.head_dim, angles)?;
-        }
-        let mut mixed = ops.attention(self.layer, &self.spec, q, k, v)?;
+        let mut mixed = ops.rotary_attention(self.layer, &self.spec, [q, k, v], angles)?;
         if let Some(rows) = wanted {
             mixed = ops.gather_rows(&mixed, rows)?;
         }

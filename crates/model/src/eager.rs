@@ -87,36 +87,7 @@ impl Ops for Eager<'_> {
         k: Tensor,
         v: Tensor,
     ) -> Result<Tensor, Error> {
-        match &mut self.memory {
-            Memory::Causal { cache, plan } => {
-                let (keys, values, width) = (k.as_f32()?, v.as_f32()?, k.cols());
-                let position = cache.layout().bytes_per_token() / cache.layout().layers;
-                let writing = self.compute.profile().scope("kv write", "", || Work {
-                    bytes: k.byte_len() + v.byte_len() + k.rows() * position,
-                    operations: 0,
-                });
-                for span in &plan.spans {
-                    let part = span.rows.start * width..span.rows.end * width;
-                    let (keys, values) = (&keys[part.clone()], &values[part]);
-                    cache.write(layer, span.seq, span.slot, keys, values)?;
-                }
-                drop(writing);
-                let _scope = self.compute.profile().scope("attention", "", || {
-                    // Rows that follow each other read the same keys and values.
-                    let last = |s: &Span| plan.seen[s.rows.end - 1].visible();
-                    let read: usize = plan.spans.iter().map(last).sum();
-                    let seen: usize = plan.seen.iter().map(AttentionRow::visible).sum();
-                    Work {
-                        bytes: read * position,
-                        operations: 4 * seen * spec.n_heads * spec.head_dim,
-                    }
-                });
-                Ok(self.compute.attention(&q, spec, &**cache, layer, &plan.seen)?)
-            }
-            Memory::Bidirectional { lengths } => {
-                Ok(self.compute.attention_bidirectional(&q, &k, &v, spec, lengths)?)
-            }
-        }
+        self.rotary_attention(layer, spec, [q, k, v], None)
     }
 
     fn activation(&mut self, x: Tensor, f: Activation) -> Result<Tensor, Error> {
@@ -176,6 +147,40 @@ impl Ops for Eager<'_> {
 
     fn zeros_like(&mut self, x: &Tensor) -> Result<Tensor, Error> {
         Ok(self.compute.zeros(x.shape())?)
+    }
+
+    fn rotary_attention(
+        &mut self,
+        layer: usize,
+        spec: &AttentionSpec,
+        [mut q, mut k, v]: [Tensor; 3],
+        angles: Option<&Rope>,
+    ) -> Result<Tensor, Error> {
+        match &mut self.memory {
+            Memory::Causal { cache, plan } => {
+                let Plan { spans, seen, .. } = plan;
+                let q = self.compute.turn_and_store([q, k, v], angles, *cache, layer, spans)?;
+                let _scope = self.compute.profile().scope("attention", "", || {
+                    // Rows that follow each other read the same keys and values.
+                    let last = |s: &Span| seen[s.rows.end - 1].visible();
+                    let read: usize = spans.iter().map(last).sum();
+                    let pairs: usize = seen.iter().map(AttentionRow::visible).sum();
+                    let position = cache.layout().bytes_per_token() / cache.layout().layers;
+                    Work {
+                        bytes: read * position,
+                        operations: 4 * pairs * spec.n_heads * spec.head_dim,
+                    }
+                });
+                Ok(self.compute.attention(&q, spec, &**cache, layer, seen)?)
+            }
+            Memory::Bidirectional { lengths } => {
+                if let Some(angles) = angles {
+                    q = self.compute.rope(q, spec.head_dim, angles)?;
+                    k = self.compute.rope(k, spec.head_dim, angles)?;
+                }
+                Ok(self.compute.attention_bidirectional(&q, &k, &v, spec, lengths)?)
+            }
+        }
     }
 
     fn gated(&mut self, gate: Tensor, up: &Tensor, f: Activation) -> Result<Tensor, Error> {

@@ -137,6 +137,22 @@ pub trait Ops {
         Ok(out.try_into().unwrap_or_else(|_| unreachable!("one for each of the N layers")))
     }
 
+    /// [`attention`](Self::attention) of queries and keys that are turned first
+    /// ([`rotary`](Self::rotary)), where there are angles.
+    fn rotary_attention(
+        &mut self,
+        layer: usize,
+        spec: &AttentionSpec,
+        [mut q, mut k, v]: [Self::Tensor; 3],
+        angles: Option<&Rope>,
+    ) -> Result<Self::Tensor, Self::Error> {
+        if let Some(angles) = angles {
+            q = self.rotary(q, spec.head_dim, angles)?;
+            k = self.rotary(k, spec.head_dim, angles)?;
+        }
+        self.attention(layer, spec, q, k, v)
+    }
+
     /// A gated linear unit (Shazeer 2020): `f(gate) * up`.
     fn gated(
         &mut self,

@@ -29,32 +29,22 @@ fn decode(
     token
 }
 
-/// What a step of `layers` layers may allocate: its cosines and sines, and for each layer the lists
-/// of an attention and, for each key-value head, the scores.
-fn allowed(layers: usize, kv_heads: usize) -> u64 {
-    (2 + layers * (4 + 2 * kv_heads)) as u64
-}
-
 #[test]
-fn a_decode_step_allocates_next_to_nothing() {
-    for threads in [1, 2] {
+fn a_decode_step_allocates_nothing() {
+    for (threads, dtype) in [(1, DType::F16), (2, DType::F16), (2, DType::Q8_0)] {
         let model = bard().with_compute(Compute::cpu().with_threads(threads));
-        let config = &model.decoder().unwrap().config;
-        let allowed = allowed(config.n_layers, config.n_kv_heads);
-        let mut cache = model.new_cache(DType::F16, 256).unwrap();
+        let mut cache = model.new_cache(dtype, 256).unwrap();
         let (mut batch, outputs) = (Batch::new(), Outputs { logits: vec![0], hidden: vec![] });
         let mut prompt = Batch::new();
         prompt.extend(SEQ, &[1; 100]);
         model.forward(&prompt, &mut cache, &Outputs::last_logits(&prompt)).unwrap();
+        // A cache that grows doubles its memory: here at the first of these steps.
         let token = decode(&model, (&mut batch, &outputs), &mut cache, 5, 20);
-        let steps = 5;
         let used = allocation_counter::measure(|| {
-            decode(&model, (&mut batch, &outputs), &mut cache, token, steps);
+            decode(&model, (&mut batch, &outputs), &mut cache, token, 5);
         });
-        let a_step = used.count_total.div_ceil(steps as u64);
-        println!("{threads} threads: {a_step} allocations, {} bytes a step", used.bytes_total / 5);
         assert_eq!(cache.len(SEQ), 125);
-        assert!(a_step <= allowed, "{threads} threads: {a_step} allocations");
+        assert_eq!(used.count_total, 0, "{threads} threads, {dtype}: {used:?} in 5 steps");
     }
 }
 

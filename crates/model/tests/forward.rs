@@ -7,7 +7,7 @@ use std::ops::Range;
 
 use common::{all, fixture, golden, ids, max_abs, open};
 use model::{Batch, Error, Model, Outputs, Row, batch::Tap};
-use tensor::kv::{ContiguousKvCache, KvCache, KvError, KvLayout, KvRun, SeqId};
+use tensor::kv::{ContiguousKvCache, KvCache, KvError, KvLayout, KvRun, KvRunMut, SeqId};
 use tensor::{DType, Tensor};
 
 const A: SeqId = SeqId(0);
@@ -148,17 +148,16 @@ impl KvCache for Failing {
     fn reserve(&mut self, seq: SeqId, slots: usize) -> Result<(), KvError> {
         self.0.reserve(seq, slots)
     }
-    fn write(
+    fn runs_mut(
         &mut self,
         layer: usize,
         seq: SeqId,
-        slot: usize,
-        keys: &[f32],
-        values: &[f32],
+        slots: Range<usize>,
+        each: &mut dyn FnMut(KvRunMut<'_>),
     ) -> Result<(), KvError> {
         match layer {
-            1 => Err(KvError::NoSuchSlot { seq, slot, len: 0 }),
-            _ => self.0.write(layer, seq, slot, keys, values),
+            1 => Err(KvError::NoSuchSlot { seq, slot: slots.start, len: 0 }),
+            _ => self.0.runs_mut(layer, seq, slots, each),
         }
     }
     fn runs<'a>(

@@ -8,7 +8,7 @@ use std::ops::Range;
 use common::{all, fixture, ids, logits, open};
 use model::{Batch, Row};
 use tensor::DType;
-use tensor::kv::{KvCache, KvError, KvLayout, KvRun, SeqId};
+use tensor::kv::{KvCache, KvError, KvLayout, KvRun, KvRunMut, SeqId};
 
 const PAGE: usize = 3;
 
@@ -57,21 +57,18 @@ impl KvCache for Pages {
         Ok(())
     }
 
-    fn write(
+    fn runs_mut(
         &mut self,
         layer: usize,
         seq: SeqId,
-        slot: usize,
-        keys: &[f32],
-        values: &[f32],
+        slots: Range<usize>,
+        each: &mut dyn FnMut(KvRunMut<'_>),
     ) -> Result<(), KvError> {
-        let width = self.layout.width();
-        let rows = keys.chunks_exact(width).zip(values.chunks_exact(width));
-        for (i, (key, value)) in rows.enumerate() {
-            let (page, at) = self.place(seq, slot + i);
+        for slot in slots {
+            let (page, at) = self.place(seq, slot);
             let [keys, values] = &mut self.layers[layer][page];
-            keys[at.clone()].copy_from_slice(key);
-            values[at].copy_from_slice(value);
+            let keys = bytemuck::cast_slice_mut(&mut keys[at.clone()]);
+            each(KvRunMut { keys, values: bytemuck::cast_slice_mut(&mut values[at]), len: 1 });
         }
         Ok(())
     }

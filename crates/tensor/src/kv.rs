@@ -11,7 +11,8 @@ use std::ops::Range;
 
 use blocks::DType;
 pub use cpu_kernels::attention::KvRun;
-use half::slice::HalfFloatSliceExt;
+use cpu_kernels::codec;
+pub use cpu_kernels::kv_write::KvRunMut;
 
 /// Which sequence of a cache a row belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -60,15 +61,17 @@ impl KvLayout {
     /// [`width`](Self::width) elements a slot, `bytes` of [`slot_bytes`](Self::slot_bytes).
     ///
     /// # Errors
-    /// Those of [`check`](Self::check); [`KvError::Width`] if the lengths do not agree.
+    /// Those of [`check`](Self::check); [`KvError::Width`] if the lengths do not agree,
+    /// [`KvError::NotFinite`].
     pub fn store(&self, source: &[f32], bytes: &mut [u8]) -> Result<(), KvError> {
         self.check()?;
         let expected = bytes.len() / self.slot_bytes().max(1) * self.width();
         if source.len() != expected {
             return Err(KvError::Width { expected, got: source.len() });
         }
-        store(self.dtype, self.width(), source, bytes);
-        Ok(())
+        let stored = codec::encode(self.dtype, source, self.width(), None, bytes);
+        // What else could be wrong has been looked for.
+        stored.map_err(|_| KvError::NotFinite(self.dtype))
     }
 
     /// Bytes of one position's keys (as many of its values) in one layer.
@@ -113,6 +116,9 @@ pub enum KvError {
         /// Elements of a head.
         head_dim: usize,
     },
+    /// Keys or values that are infinite or not numbers, in a type that cannot hold those.
+    #[error("the key-value cache cannot hold what is not finite as {0}; use F32, F16 or BF16")]
+    NotFinite(DType),
     /// Keys or values of another width than the layout's.
     #[error("keys and values of {got} elements, the cache holds {expected}")]
     Width {
@@ -121,6 +127,17 @@ pub enum KvError {
         /// Elements given.
         got: usize,
     },
+}
+
+/// Rows of one sequence that follow each other in a batch and in the cache.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Rows of the batch.
+    pub rows: Range<usize>,
+    /// Their sequence.
+    pub seq: SeqId,
+    /// The slot of the first; the others follow.
+    pub slot: usize,
 }
 
 /// Keys and values of many sequences.
@@ -137,10 +154,23 @@ pub trait KvCache: Send + Sync {
     /// [`KvError::OutOfSpace`].
     fn reserve(&mut self, seq: SeqId, slots: usize) -> Result<(), KvError>;
 
+    /// Calls `each` for the runs that hold `slots` of a sequence in one layer, in order, to be
+    /// written. On an error it is not called.
+    ///
+    /// # Errors
+    /// [`KvError::NoSuchSlot`].
+    fn runs_mut(
+        &mut self,
+        layer: usize,
+        seq: SeqId,
+        slots: Range<usize>,
+        each: &mut dyn FnMut(KvRunMut<'_>),
+    ) -> Result<(), KvError>;
+
     /// Writes keys and values `[n, n_kv_heads * head_dim]` to the slots from `slot` on.
     ///
     /// # Errors
-    /// [`KvError::NoSuchSlot`], [`KvError::Width`].
+    /// [`KvError::NoSuchSlot`], and those of [`KvLayout::store`].
     fn write(
         &mut self,
         layer: usize,
@@ -148,7 +178,25 @@ pub trait KvCache: Send + Sync {
         slot: usize,
         keys: &[f32],
         values: &[f32],
-    ) -> Result<(), KvError>;
+    ) -> Result<(), KvError> {
+        let layout = self.layout().clone();
+        let width = layout.width();
+        if keys.len() != values.len() || !keys.len().is_multiple_of(width) {
+            return Err(KvError::Width { expected: keys.len(), got: values.len() });
+        }
+        let (mut at, mut failed) = (0, None);
+        let slots = slot..slot + keys.len() / width;
+        self.runs_mut(layer, seq, slots, &mut |run| {
+            let here = at..at + run.len * width;
+            at = here.end;
+            let stored = layout.store(&keys[here.clone()], run.keys);
+            failed = stored
+                .and_then(|()| layout.store(&values[here], run.values))
+                .err()
+                .or(failed.take());
+        })?;
+        failed.map_or(Ok(()), Err)
+    }
 
     /// Appends the runs that hold `slots` of a sequence in one layer, in order.
     ///
@@ -243,24 +291,20 @@ impl KvCache for ContiguousKvCache {
         Ok(())
     }
 
-    fn write(
+    fn runs_mut(
         &mut self,
         layer: usize,
         seq: SeqId,
-        slot: usize,
-        keys: &[f32],
-        values: &[f32],
+        slots: Range<usize>,
+        each: &mut dyn FnMut(KvRunMut<'_>),
     ) -> Result<(), KvError> {
-        let (width, slot_bytes) = (self.layout.width(), self.layout.slot_bytes());
-        if keys.len() != values.len() || !keys.len().is_multiple_of(width) {
-            return Err(KvError::Width { expected: keys.len(), got: values.len() });
-        }
-        let slots = slot..slot + keys.len() / width;
         self.sequence(seq, &slots)?;
-        let s = self.seqs.get_mut(&seq).expect("looked up just above");
+        let slot_bytes = self.layout.slot_bytes();
         let bytes = slots.start * slot_bytes..slots.end * slot_bytes;
-        for (side, source) in s.layers[layer].iter_mut().zip([keys, values]) {
-            store(self.layout.dtype, width, source, &mut side[bytes.clone()]);
+        if let Some(s) = self.seqs.get_mut(&seq).filter(|_| !slots.is_empty()) {
+            let [keys, values] = &mut s.layers[layer];
+            let (keys, values) = (&mut keys[bytes.clone()], &mut values[bytes]);
+            each(KvRunMut { keys, values, len: slots.len() });
         }
         Ok(())
     }
@@ -319,30 +363,6 @@ impl KvCache for ContiguousKvCache {
     }
 }
 
-/// Writes slots of `width` elements as `dtype`; the lengths agree.
-fn store(dtype: DType, width: usize, source: &[f32], bytes: &mut [u8]) {
-    match dtype {
-        DType::F32 => bytes.copy_from_slice(bytemuck::cast_slice(source)),
-        DType::F16 => {
-            // Rows of a cache start at even offsets of an allocation, but a Vec<u8> promises no
-            // alignment: go through a small aligned buffer.
-            let mut buffer = [half::f16::ZERO; 256];
-            for (from, to) in source.chunks(256).zip(bytes.chunks_mut(512)) {
-                buffer[..from.len()].convert_from_f32_slice(from);
-                to.copy_from_slice(bytemuck::cast_slice(&buffer[..from.len()]));
-            }
-        }
-        DType::BF16 => {
-            let mut buffer = [half::bf16::ZERO; 256];
-            for (from, to) in source.chunks(256).zip(bytes.chunks_mut(512)) {
-                buffer[..from.len()].convert_from_f32_slice(from);
-                to.copy_from_slice(bytemuck::cast_slice(&buffer[..from.len()]));
-            }
-        }
-        _ => blocks::encode(dtype, source, width, None, bytes).expect("slots are whole blocks"),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -393,6 +413,7 @@ mod tests {
         c.reserve(a, 2).unwrap();
         assert!(c.write(0, a, 1, &[0.0; 4], &[0.0; 4]).is_err());
         assert!(c.write(0, a, 0, &[0.0; 3], &[0.0; 3]).is_err());
+        assert!(c.write(0, a, 0, &[0.0; 2], &[0.0; 4]).is_err());
         assert!(c.keep(a, 1, &[0]).is_err());
         assert!(c.keep(a, 0, &[1, 1]).is_err());
         assert!(c.keep(a, 3, &[]).is_err());
@@ -405,6 +426,20 @@ mod tests {
         let partial = KvError::PartialBlock { dtype: DType::Q8_0, head_dim: 48 };
         assert_eq!(new(DType::Q8_0, 48), Err(partial));
         assert_eq!(new(DType::Q8_0, 64), Ok(()));
+    }
+
+    #[test]
+    fn what_is_not_finite_is_an_error_where_it_cannot_be_held() {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8_0] {
+            let (mut c, a) = (cache(dtype), SeqId(1));
+            c.reserve(a, 1).unwrap();
+            let x = vec![f32::NAN; c.layout.width()];
+            let result = c.write(0, a, 0, &x, &x);
+            match dtype {
+                DType::Q8_0 => assert_eq!(result, Err(KvError::NotFinite(dtype))),
+                _ => assert!(result.is_ok() && keys(&c, 0, a).iter().all(|k| k.is_nan())),
+            }
+        }
     }
 
     #[test]

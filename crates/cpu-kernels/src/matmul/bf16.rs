@@ -7,37 +7,29 @@
 //! - f32 products of the same numbers.
 
 #[cfg(target_arch = "x86_64")]
-mod tiles;
+pub(super) mod tiles;
 
-use super::float;
-use super::rows::{Dot, Family, KeptSteps, Product, Step, Steps};
+use super::rows::{Dot, Elements, Family, RowProduct, Step, Steps};
 use super::{DisjointMut, Job, Piece};
-use crate::simd::{Bf16Dot, Bf16Op, LANES, Op, Simd, dispatch, dispatch_bf16, has_bf16};
-use crate::{Isa, ThreadPool};
+use crate::simd::{Bf16Dot, Bf16Op, LANES, Op, Simd, dispatch_bf16};
 use blocks::DType;
 
 /// Elements of a step.
 const K: usize = 2 * LANES;
 
-/// The product with a weight of type F16 or BF16.
-pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
-    #[cfg(target_arch = "x86_64")]
-    if job.isa == Isa::Amx && crate::amx::detect().bf16 {
-        return tiles::run(pool, job, out);
-    }
-    if !has_bf16(job.isa) {
-        return float::run(pool, job, true, out);
-    }
-    let mut x = KeptSteps::take();
-    let steps = Steps::cut(pool, job, (K, job.dtype == DType::BF16), &mut x, |row, to| {
-        dispatch(job.isa, Round { row, to })
-    });
-    let product = &Product { job, steps, out: &DisjointMut::new(out) };
-    product.for_pieces(pool, |piece| dispatch_bf16(Bf16Piece { product, piece }));
+/// What activations are cut into for a weight of type F16 or BF16.
+pub(super) fn steps(job: &Job<'_>) -> Steps {
+    Steps::new(job, Elements::Bf16, job.dtype == DType::BF16)
+}
+
+/// A piece of the product by dot products, with activations cut into [`steps`].
+pub(super) fn run(job: &Job<'_>, x: &[Step], piece: Piece, out: &DisjointMut<'_, f32>) {
+    let product = &RowProduct { job, steps: steps(job), x, out };
+    dispatch_bf16(Bf16Piece { product, piece });
 }
 
 struct Bf16Piece<'a> {
-    product: &'a Product<'a>,
+    product: &'a RowProduct<'a>,
     piece: Piece,
 }
 
@@ -134,9 +126,9 @@ pub(super) fn rounded(x: f32) -> f32 {
 }
 
 /// Rounds a row of activations; what is missing in the last step becomes zeros.
-struct Round<'a> {
-    row: &'a [f32],
-    to: &'a mut [Step],
+pub(super) struct Round<'a> {
+    pub(super) row: &'a [f32],
+    pub(super) to: &'a mut [Step],
 }
 
 impl Op for Round<'_> {

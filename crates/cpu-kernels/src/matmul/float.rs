@@ -1,10 +1,10 @@
 //! f32 products: f32, f16 and bf16 weights widened, block types and f64 decoded, along
 //! [`rows`](super::rows): sixteen chains of fused multiply-adds, for k = 0, 16, ... to 15, 31, ...
 
-use super::rows::{Dot, F32, Family, KeptSteps, Product, Step, Steps};
+use super::rows::{Dot, Elements, F32, Family, RowProduct, Step, Steps};
 use super::{DisjointMut, Job, Piece, bf16};
+use crate::KernelError;
 use crate::simd::{LANES, Op, Simd, dispatch};
-use crate::{KernelError, ThreadPool};
 use blocks::DType;
 use bytemuck::Zeroable;
 use std::marker::PhantomData;
@@ -23,23 +23,27 @@ fn is_plain(dtype: DType) -> bool {
     matches!(dtype, DType::F32 | DType::F16 | DType::BF16)
 }
 
-/// The product in f32; of `rounded` numbers if activations and weights are taken as bf16.
-pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, rounded: bool, out: &mut [f32]) {
-    let mut x = KeptSteps::take();
-    let steps = Steps::cut(pool, job, (LANES, is_plain(job.dtype)), &mut x, |row, to| {
-        let to: &mut [f32] = bytemuck::cast_slice_mut(to);
-        to[..row.len()].copy_from_slice(row);
-        to[row.len()..].fill(0.0);
-        if rounded {
-            to.iter_mut().for_each(|x| *x = bf16::rounded(*x));
-        }
-    });
-    let product = &Product { job, steps, out: &DisjointMut::new(out) };
-    product.for_pieces(pool, |piece| dispatch(job.isa, FloatPiece { product, rounded, piece }));
+/// What activations are cut into: those of f32 products, or of `rounded` ones, whose activations and
+/// weights are taken as bf16.
+pub(super) fn steps(job: &Job<'_>, rounded: bool) -> Steps {
+    let elements = if rounded { Elements::RoundedF32 } else { Elements::F32 };
+    Steps::new(job, elements, is_plain(job.dtype))
+}
+
+/// A piece of the product in f32, with activations cut into [`steps`].
+pub(super) fn run(
+    job: &Job<'_>,
+    x: &[Step],
+    rounded: bool,
+    piece: Piece,
+    out: &DisjointMut<'_, f32>,
+) {
+    let product = &RowProduct { job, steps: steps(job, rounded), x, out };
+    dispatch(job.isa, FloatPiece { product, rounded, piece });
 }
 
 struct FloatPiece<'a> {
-    product: &'a Product<'a>,
+    product: &'a RowProduct<'a>,
     rounded: bool,
     piece: Piece,
 }

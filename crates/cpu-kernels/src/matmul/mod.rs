@@ -18,10 +18,11 @@ mod int8;
 mod interleave;
 mod output;
 mod rows;
+mod run;
 mod scratch;
 mod source;
 
-use crate::error::{check_len, check_rows};
+use crate::error::check_len;
 use crate::simd::{self, Simd};
 use crate::{Isa, KernelError, ThreadPool};
 pub use activations::{Activations, UnknownActivations};
@@ -29,6 +30,7 @@ use blocks::DType;
 pub(crate) use float::{check_dtype, decode};
 pub use interleave::{can_interleave, interleave, interleaved_bytes};
 pub(crate) use output::DisjointMut;
+pub use run::{Product, matmuls};
 pub(crate) use scratch::Scratch;
 pub(crate) use source::Source;
 
@@ -59,7 +61,7 @@ pub enum Layout {
     Interleaved,
 }
 
-impl Weight<'_> {
+impl<'a> Weight<'a> {
     /// Bytes of a row; checks that the row is whole blocks and the matrix is all there.
     pub(crate) fn row_bytes(&self) -> Result<usize, KernelError> {
         let &Weight { dtype, rows, cols, bytes, layout } = self;
@@ -76,7 +78,7 @@ impl Weight<'_> {
     }
 
     /// The rows, once the weight has been checked.
-    pub(crate) fn source(&self) -> Result<Source<'_>, KernelError> {
+    pub(crate) fn source(&self) -> Result<Source<'a>, KernelError> {
         let &Weight { rows, bytes, layout, .. } = self;
         Ok(Source { bytes, stride: self.row_bytes()?, rows, layout })
     }
@@ -114,31 +116,7 @@ pub fn matmul_bias(
     act: Activations,
     out: &mut [f32],
 ) -> Result<(), KernelError> {
-    simd::check(isa)?;
-    let source = w.source()?;
-    let m = if w.cols == 0 {
-        check_rows("output", w.rows, out.len())?
-    } else {
-        check_rows("activations", w.cols, x.len())?
-    };
-    check_len("activations", m * w.cols, x.len())?;
-    check_len("output", m * w.rows, out.len())?;
-    if let Some(bias) = bias {
-        check_len("bias", w.rows, bias.len())?;
-    }
-    check_dtype(w.dtype)?;
-    if m == 0 || w.rows == 0 {
-        return Ok(());
-    }
-    let job = Job { isa, dtype: w.dtype, source, cols: w.cols, x, m, bias };
-    match (act, w.dtype) {
-        (Activations::Int8 | Activations::Bf16, DType::BF16) | (Activations::Bf16, DType::F16) => {
-            bf16::run(pool, &job, out)
-        }
-        (Activations::Int8 | Activations::Bf16, _) if int8::run(pool, &job, out) => {}
-        _ => float::run(pool, &job, false, out),
-    }
-    Ok(())
+    matmuls(pool, isa, [Product { weight: *w, bias, out }], x, act)
 }
 
 /// A product whose shapes have been checked.
@@ -168,36 +146,6 @@ struct Piece {
 }
 
 impl Job<'_> {
-    /// Cuts the product into pieces of at most `max_rows` weight rows and `max_acts` activation rows,
-    /// which should stay in the second-level cache while weights go by, and runs `body` for each on the pool. The cut
-    /// depends on the number of threads; results do not depend on the cut.
-    fn for_pieces(
-        &self,
-        pool: &ThreadPool,
-        max_rows: usize,
-        max_acts: usize,
-        body: impl Fn(Piece) + Sync,
-    ) {
-        let (rows, m) = (self.source.rows, self.m);
-        let spans = m.div_ceil(max_acts);
-        let acts = m.div_ceil(spans).next_multiple_of(simd::LANES);
-        let spans = m.div_ceil(acts);
-        // Enough pieces that threads finish together.
-        let wanted = if pool.threads() == 1 { 1 } else { 4 * pool.threads() };
-        let sizes = [256, 128, 64, 32, 16];
-        let mut fitting = sizes.into_iter().skip_while(|&panel| panel > max_rows);
-        let panel = fitting.find(|p| rows.div_ceil(*p) * spans >= wanted).unwrap_or(16);
-        let panels = rows.div_ceil(panel);
-        pool.run(panels * spans, |i| {
-            let (row, act) = (i % panels * panel, i / panels * acts);
-            body(Piece {
-                rows: row..rows.min(row + panel),
-                acts: act.min(m)..m.min(act + acts),
-                next: row + panel * pool.threads(),
-            });
-        });
-    }
-
     /// Bytes `at..at + len` of 16 rows of the weight, with those that come after them in these
     /// rows, or else at the start of the next panel's, on their way: a panel walks along more rows
     /// than the processor foresees by itself. With many activations there is time anyway.

@@ -11,43 +11,16 @@
 //! the sixteen chains has its turn: a step multiplies 64 weights by a broadcast activation, which
 //! takes far less from the caches. An output is the same chains added in the same order either way.
 
-use super::{DisjointMut, Job, Layout, PANEL_ROWS, Piece, Scratch};
-use crate::ThreadPool;
-use crate::simd::{LANES, Simd, Tile, prefetch_near};
+use super::run::Limits;
+use super::{DisjointMut, Job, Layout, Piece, Scratch, bf16};
+use crate::simd::{LANES, Simd, Tile, dispatch, prefetch_near};
+use crate::{Isa, ThreadPool};
 use bytemuck::{Pod, Zeroable};
-use std::cell::RefCell;
 
 /// What sixteen lanes hold in a step: f32, or pairs of bf16.
 #[derive(Clone, Copy, Pod, Zeroable)]
 #[repr(C, align(64))]
 pub(crate) struct Step(pub(crate) [f32; LANES]);
-
-/// Steps in memory that the thread keeps for the next product: fresh pages cost more than filling.
-pub(super) struct KeptSteps(Vec<Step>);
-
-thread_local! {
-    static KEPT: RefCell<Vec<Vec<Step>>> = const { RefCell::new(Vec::new()) };
-}
-
-impl KeptSteps {
-    pub(super) fn take() -> Self {
-        KeptSteps(KEPT.with_borrow_mut(Vec::pop).unwrap_or_default())
-    }
-
-    /// `n` steps of zeros.
-    pub(super) fn zeroed(&mut self, n: usize) -> &mut [Step] {
-        self.0.clear();
-        self.0.resize(n, Step::zeroed());
-        &mut self.0
-    }
-}
-
-impl Drop for KeptSteps {
-    fn drop(&mut self) {
-        let steps = std::mem::take(&mut self.0);
-        KEPT.with_borrow_mut(|kept| kept.push(steps));
-    }
-}
 
 /// Steps of k in a block: what one of the chains takes of it stays in the first-level cache.
 const BLOCK: usize = 64;
@@ -63,7 +36,7 @@ const AHEAD: usize = 2048;
 const CHUNK: usize = 6;
 
 /// The most activations of a piece: a block of them stays in the second-level cache.
-const PIECE_ACTS: usize = 256;
+pub(super) const PIECE_ACTS: usize = 256;
 
 /// How the step of a row is read and multiplied.
 pub(super) trait Dot<S: Simd> {
@@ -107,44 +80,91 @@ pub(super) trait Family<S: Simd> {
 }
 
 /// A product whose activations are cut into steps.
-pub(super) struct Product<'a> {
+pub(super) struct RowProduct<'a> {
     pub(super) job: &'a Job<'a>,
-    pub(super) steps: Steps<'a>,
+    pub(super) steps: Steps,
+    /// The activations, as [`Steps::fill`] cuts them.
+    pub(super) x: &'a [Step],
     pub(super) out: &'a DisjointMut<'a, f32>,
 }
 
-/// Activations cut into steps of k.
-pub(super) struct Steps<'a> {
+/// How activations are cut into steps of k.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Steps {
+    /// What elements become.
+    elements: Elements,
     /// Steps of a row.
     total: usize,
     /// For rows that are taken as they lie `[activation][step][lane]`, otherwise
     /// `[block][lane][activation][step]`.
-    x: &'a [Step],
     direct: bool,
 }
 
-impl<'a> Steps<'a> {
-    /// Cuts into steps of `k` elements for rows that may be taken as they are `stored`;
-    /// `fill(row, steps)` writes a whole row, with zeros where it ends early.
-    pub(super) fn cut(
-        pool: &ThreadPool,
-        job: &Job<'_>,
-        (k, stored): (usize, bool),
-        buffer: &'a mut KeptSteps,
-        fill: impl Fn(&[f32], &mut [Step]) + Sync,
-    ) -> Steps<'a> {
-        let (total, m) = (job.cols.div_ceil(k), job.m);
-        let direct =
-            stored && m <= FEW && job.cols.is_multiple_of(k) && job.source.layout == Layout::Rows;
-        let buffer = buffer.zeroed(m * total);
-        let out = &DisjointMut::new(bytemuck::cast_slice_mut::<Step, f32>(buffer));
+/// What activations are made of in a product along rows.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Elements {
+    /// f32 as they are.
+    F32,
+    /// f32 rounded to bf16.
+    RoundedF32,
+    /// bf16.
+    Bf16,
+}
+
+impl Elements {
+    /// Elements of a step.
+    fn of_step(self) -> usize {
+        match self {
+            Self::F32 | Self::RoundedF32 => LANES,
+            Self::Bf16 => 2 * LANES,
+        }
+    }
+
+    /// Writes a whole row, with zeros where it ends early.
+    fn fill(self, isa: Isa, row: &[f32], to: &mut [Step]) {
+        if self == Self::Bf16 {
+            return dispatch(isa, bf16::Round { row, to });
+        }
+        let to: &mut [f32] = bytemuck::cast_slice_mut(to);
+        to[..row.len()].copy_from_slice(row);
+        to[row.len()..].fill(0.0);
+        if self == Self::RoundedF32 {
+            to.iter_mut().for_each(|x| *x = bf16::rounded(*x));
+        }
+    }
+}
+
+impl Steps {
+    /// For a product whose weight may meet activations as it is `stored`.
+    pub(super) fn new(job: &Job<'_>, elements: Elements, stored: bool) -> Self {
+        let k = elements.of_step();
+        let in_place = job.cols.is_multiple_of(k) && job.source.layout == Layout::Rows;
+        let direct = stored && job.m <= FEW && in_place;
+        Steps { elements, total: job.cols.div_ceil(k), direct }
+    }
+
+    /// The pieces that such a product can be cut into.
+    pub(super) fn limits(self) -> Limits {
+        match self.direct {
+            true => Limits::streams(LANES),
+            false => Limits::panels(PIECE_ACTS),
+        }
+    }
+
+    /// Cuts the activations of a product.
+    pub(super) fn fill(self, pool: &ThreadPool, job: &Job<'_>, to: &mut Vec<Step>) {
+        let Steps { elements, total, direct } = self;
+        let m = job.m;
+        to.resize(m * total, Step::zeroed());
+        let out = &DisjointMut::new(bytemuck::cast_slice_mut::<Step, f32>(to));
         // Some rows a chunk: a row is a microsecond or so.
         const ROWS: usize = 8;
         pool.run(m.div_ceil(ROWS), |chunk| {
-            let mut row = KeptSteps::take();
-            let row = row.zeroed(total);
+            let mut own = Scratch::take();
+            let row = &mut own.slab;
+            row.resize(total, Step::zeroed());
             for i in chunk * ROWS..m.min((chunk + 1) * ROWS) {
-                fill(&job.x[i * job.cols..][..job.cols], row);
+                elements.fill(job.isa, &job.x[i * job.cols..][..job.cols], row);
                 if direct {
                     let at = i * total * LANES;
                     // SAFETY: row `i` belongs to this chunk alone.
@@ -164,27 +184,12 @@ impl<'a> Steps<'a> {
                     }
                 }
             }
+            own.give_back();
         });
-        Steps { total, x: buffer, direct }
     }
 }
 
-impl Product<'_> {
-    /// Runs `piece` for each piece of the product.
-    pub(super) fn for_pieces(&self, pool: &ThreadPool, piece: impl Fn(Piece) + Sync) {
-        if !self.steps.direct {
-            return self.job.for_pieces(pool, PANEL_ROWS, PIECE_ACTS, piece);
-        }
-        // Long streams, enough of them that threads finish together.
-        let rows = self.job.source.rows;
-        let share = (rows / (8 * pool.threads())).clamp(LANES, 256).next_multiple_of(LANES);
-        pool.run(rows.div_ceil(share), |i| {
-            let row = i * share;
-            let next = row + share * pool.threads();
-            piece(Piece { rows: row..rows.min(row + share), acts: 0..self.job.m, next });
-        });
-    }
-
+impl RowProduct<'_> {
     #[inline(always)]
     pub(super) fn piece<S: Simd, F: Family<S>>(&self, s: S, piece: &Piece) {
         let mut own = Scratch::take();
@@ -206,12 +211,8 @@ impl Product<'_> {
         // `[activation][row][lane]`
         let sums = scratch.sums.zeroed(job.m * padded);
         let bytes = &job.source.bytes[piece.rows.start * stride..][..rows * stride];
-        let streams = Streams::<S, F::Stored> {
-            rows: bytemuck::cast_slice(bytes),
-            n,
-            x: self.steps.x,
-            padded,
-        };
+        let streams =
+            Streams::<S, F::Stored> { rows: bytemuck::cast_slice(bytes), n, x: self.x, padded };
         let quarter = if S::MANY_REGISTERS { rows / 4 } else { 0 };
         for row in 0..quarter {
             streams.rows(s, [row, row + quarter, row + 2 * quarter, row + 3 * quarter], sums);
@@ -268,7 +269,7 @@ impl Product<'_> {
                     }
                 }
             }
-            let x: &[f32] = bytemuck::cast_slice(self.steps.x);
+            let x: &[f32] = bytemuck::cast_slice(self.x);
             for (lane, (slab, sums)) in
                 slab.chunks_exact(groups * n).zip(sums.chunks_exact_mut(m * groups)).enumerate()
             {

@@ -1,5 +1,6 @@
 //! Products with weights.
 
+use cpu_kernels::matmul::Product;
 use cpu_kernels::profile::Work;
 use cpu_kernels::{embed, matmul};
 
@@ -13,40 +14,12 @@ impl Compute {
     /// # Errors
     /// [`crate::Error::Shapes`] if they do not fit, and the kernel's own.
     pub fn linear(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        self.expect_here("linear", &[x, weight])?;
-        let (m, k, n) = (x.rows(), x.cols(), weight.rows());
-        if weight.cols() != k || weight.shape().dims().len() != 2 {
-            return Err(shapes("linear", format!("x [m, k], weight [n, {k}]"), &[x, weight]));
-        }
-        let _scope = self.profile().scope("linear", weight.dtype().name(), || Work {
-            bytes: weight.byte_len() + x.byte_len() + 4 * m * n,
-            operations: 2 * m * k * n,
-        });
-        let mut y = self.unwritten([m, n]);
-        let out = y.as_f32_mut()?;
-        matmul::matmul(
-            self.pool(),
-            self.isa(),
-            &weight.weight()?,
-            x.as_f32()?,
-            self.activations(),
-            out,
-        )?;
-        if let Some(bias) = bias {
-            if bias.shape().elements() != Some(n) {
-                return Err(shapes("linear", format!("a bias of {n}"), &[bias]));
-            }
-            let bias = bias.to_f32()?;
-            for row in out.chunks_exact_mut(n.max(1)) {
-                for (y, b) in row.iter_mut().zip(bias.as_f32()?) {
-                    *y += b;
-                }
-            }
-        }
+        let [y] = self.linears(x, [(weight, bias)])?;
         Ok(y)
     }
 
-    /// [`Compute::linear`] of one `x` with several weights `(weight, bias)`.
+    /// [`Compute::linear`] of one `x` with several weights `(weight, bias)` at once: `x` is rounded
+    /// once for all that take it alike, and the threads share the rows of all weights.
     ///
     /// # Errors
     /// As there.
@@ -55,11 +28,37 @@ impl Compute {
         x: &Tensor,
         weights: [(&Tensor, Option<&Tensor>); N],
     ) -> Result<[Tensor; N]> {
-        let mut out = [const { None }; N];
-        for (y, (weight, bias)) in out.iter_mut().zip(weights) {
-            *y = Some(self.linear(x, weight, bias)?);
+        let (m, k) = (x.rows(), x.cols());
+        for (weight, bias) in weights {
+            self.expect_here("linear", &[x, weight])?;
+            if weight.cols() != k || weight.shape().dims().len() != 2 {
+                return Err(shapes("linear", format!("x [m, k], weight [n, {k}]"), &[x, weight]));
+            }
+            let n = weight.rows();
+            if let Some(bias) = bias.filter(|bias| bias.shape().elements() != Some(n)) {
+                return Err(shapes("linear", format!("a bias of {n}"), &[bias]));
+            }
         }
-        Ok(out.map(|y| y.expect("one for each weight")))
+        let alike = weights.windows(2).all(|w| w[0].0.dtype() == w[1].0.dtype());
+        let detail = match weights.first() {
+            Some((weight, _)) if alike => weight.dtype().name(),
+            _ => "of several types",
+        };
+        let _scope = self.profile().scope("linear", detail, || {
+            let rows: usize = weights.iter().map(|(weight, _)| weight.rows()).sum();
+            let read: usize = weights.iter().map(|(weight, _)| weight.byte_len()).sum();
+            Work { bytes: read + x.byte_len() + 4 * m * rows, operations: 2 * m * k * rows }
+        });
+        let mut out = weights.map(|(weight, _)| self.unwritten([m, weight.rows()]));
+        let biases = try_map(weights, |(_, bias)| bias.map(Tensor::to_f32).transpose())?;
+        let mut parts = weights.iter().zip(&biases).zip(&mut out);
+        let products = try_map(weights, |_| {
+            let (((weight, _), bias), y) = parts.next().expect("one of each for a weight");
+            let bias = bias.as_ref().map(Tensor::as_f32).transpose()?;
+            Ok(Product { weight: weight.weight()?, bias, out: y.as_f32_mut()? })
+        })?;
+        matmul::matmuls(self.pool(), self.isa(), products, x.as_f32()?, self.activations())?;
+        Ok(out)
     }
 
     /// Rows `ids` of a table `[n, k]` of any type, as f32: `[ids.len(), k]`.
@@ -76,5 +75,21 @@ impl Compute {
         let _scope = self.scope("embedding", &[&out]);
         embed::gather(self.pool(), &table.weight()?, ids, out.as_f32_mut()?)?;
         Ok(out)
+    }
+}
+
+/// `f` of each, or the first error.
+fn try_map<T, U, const N: usize>(
+    items: [T; N],
+    mut f: impl FnMut(T) -> Result<U>,
+) -> Result<[U; N]> {
+    let mut error = None;
+    let mapped = items.map(|item| match error {
+        None => f(item).map_err(|e| error = Some(e)).ok(),
+        Some(_) => None,
+    });
+    match error {
+        None => Ok(mapped.map(|item| item.expect("there was no error"))),
+        Some(error) => Err(error),
     }
 }

@@ -10,8 +10,9 @@
 //! few activations are the right one, pairs of k interleaved. Sums come out a weight row a line and
 //! are transposed at the end.
 
-use super::super::rows::{KeptSteps, Step, prefetch};
-use super::super::{DisjointMut, Job, Layout, Scratch};
+use super::super::rows::{PIECE_ACTS, Step, prefetch};
+use super::super::run::Limits;
+use super::super::{DisjointMut, Job, Layout, Piece, Scratch};
 use super::{K, Round, unpack};
 use crate::ThreadPool;
 use crate::amx::TileConfig;
@@ -25,9 +26,6 @@ use std::ops::Range;
 /// activations of a piece in the second-level one.
 const BLOCK: usize = 16;
 
-/// The most sixteens of activations of a piece.
-const PIECE_GROUPS: usize = 16;
-
 /// A product whose activations lie as tiles.
 struct Tiled<'a> {
     job: &'a Job<'a>,
@@ -40,38 +38,52 @@ struct Tiled<'a> {
     out: &'a DisjointMut<'a, f32>,
 }
 
-pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
-    let (width, steps) = (job.m.min(LANES), job.cols.div_ceil(K));
-    let groups = job.m.div_ceil(width);
-    let mut x = KeptSteps::take();
-    let x = x.zeroed(groups * steps * width);
-    {
-        let out = &DisjointMut::new(x);
-        pool.run(groups, |g| {
-            // SAFETY: each group is written once.
-            let to = unsafe { out.slice_mut(g * steps * width..(g + 1) * steps * width) };
-            let acts = g * width..job.m.min((g + 1) * width);
-            dispatch(job.isa, Pack { job, acts, width, to });
-        });
+/// Activations of a group and steps of k.
+fn shape(job: &Job<'_>) -> [usize; 2] {
+    [job.m.min(LANES), job.cols.div_ceil(K)]
+}
+
+/// The pieces that such a product can be cut into: pairs of tiles of weight rows.
+pub(in crate::matmul) fn limits(job: &Job<'_>) -> Limits {
+    match streams(job) {
+        true => Limits::streams(2 * LANES),
+        false => Limits { rows: [2 * LANES, 64], ..Limits::panels(PIECE_ACTS) },
     }
-    let tiled = &Tiled { job, x, width, steps, out: &DisjointMut::new(out) };
-    let rows = job.source.rows;
-    let spans = groups.div_ceil(PIECE_GROUPS);
-    let share = if tiled.streams() {
-        (rows / (8 * pool.threads())).clamp(2 * LANES, 256).next_multiple_of(2 * LANES)
-    } else if rows / 64 * spans >= 4 * pool.threads() {
-        64
-    } else {
-        2 * LANES
-    };
-    let shares = rows.div_ceil(share);
-    let per_span = groups.div_ceil(spans);
-    pool.run(shares * spans, |i| {
-        let (row, group) = (i % shares * share, i / shares * per_span);
-        let rows = row..rows.min(row + share);
-        let groups = group.min(groups)..groups.min(group + per_span);
-        dispatch_tiles(TiledPiece { tiled, rows, groups });
+}
+
+/// Makes tiles of the activations of a product: `[group][step][pair of k][activation]`.
+pub(in crate::matmul) fn pack(pool: &ThreadPool, job: &Job<'_>, to: &mut Vec<Step>) {
+    let [width, steps] = shape(job);
+    let groups = job.m.div_ceil(width);
+    to.resize(groups * steps * width, Step::zeroed());
+    let out = &DisjointMut::new(to);
+    pool.run(groups, |g| {
+        // SAFETY: each group is written once.
+        let to = unsafe { out.slice_mut(g * steps * width..(g + 1) * steps * width) };
+        let acts = g * width..job.m.min((g + 1) * width);
+        dispatch(job.isa, Pack { job, acts, width, to });
     });
+}
+
+/// A piece of the product with activations that [`pack`] made.
+pub(in crate::matmul) fn run(
+    job: &Job<'_>,
+    x: &[Step],
+    Piece { rows, acts, .. }: Piece,
+    out: &DisjointMut<'_, f32>,
+) {
+    let [width, steps] = shape(job);
+    let tiled = &Tiled { job, x, width, steps, out };
+    let groups = acts.start / LANES..acts.end.div_ceil(LANES);
+    dispatch_tiles(TiledPiece { tiled, rows, groups });
+}
+
+/// Whether weights are multiplied as they lie, as a stream: where they are of use but once.
+fn streams(job: &Job<'_>) -> bool {
+    job.m <= LANES
+        && job.dtype == DType::BF16
+        && job.source.layout == Layout::Rows
+        && job.cols.is_multiple_of(K)
 }
 
 /// Rounds up to sixteen activations and interleaves their pairs of k.
@@ -120,15 +132,6 @@ impl Op for Pack<'_> {
 }
 
 impl Tiled<'_> {
-    /// Whether weights are multiplied as they lie, as a stream: where they are of use but once.
-    fn streams(&self) -> bool {
-        let job = self.job;
-        job.m <= LANES
-            && job.dtype == DType::BF16
-            && job.source.layout == Layout::Rows
-            && job.cols.is_multiple_of(K)
-    }
-
     /// Transposes the sums of a piece, `[strip of 32 rows][group][row of strip][activation]`, into
     /// the output, with the bias added.
     #[inline(always)]
@@ -194,14 +197,14 @@ impl Op for TiledPiece<'_> {
         let mut own = Scratch::take();
         let Scratch { panel, sums, pad, .. } = &mut *own;
         let sums = sums.zeroed(rows.len().next_multiple_of(2 * LANES) * groups.len());
-        let block = if tiled.streams() { steps } else { BLOCK };
+        let block = if streams(job) { steps } else { BLOCK };
         for first in (0..steps).step_by(block.max(1)) {
             let n = block.min(steps - first);
             for row in rows.clone().step_by(2 * LANES) {
                 let here = row..rows.end.min(row + 2 * LANES);
                 let sums =
                     &mut sums[(row - rows.start) * groups.len()..][..2 * LANES * groups.len()];
-                let stream = tiled.streams() && here.len().is_multiple_of(LANES);
+                let stream = streams(job) && here.len().is_multiple_of(LANES);
                 let (bytes, stride): (&[u8], usize) = if stream {
                     let stride = job.source.stride;
                     (&job.source.bytes[row * stride..][..here.len() * stride], stride)

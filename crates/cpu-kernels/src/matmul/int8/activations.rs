@@ -7,8 +7,6 @@ use crate::matmul::{DisjointMut, Job};
 use crate::simd::{CACHE_LINE, prefetch};
 use crate::simd::{LANES, Op, Simd, dispatch};
 use bytemuck::Zeroable;
-use std::cell::Cell;
-use std::marker::PhantomData;
 
 /// 256 activations of one row.
 #[derive(Clone, Copy, Zeroable)]
@@ -43,22 +41,29 @@ impl ActivationBlock {
         [0, CACHE_LINE, 2 * CACHE_LINE, 3 * CACHE_LINE, std::mem::offset_of!(Self, pairs)];
 }
 
+/// What a format takes activations as.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::matmul) struct Rounding {
+    /// A scale for each 32 of k, or one for 256.
+    per_32: bool,
+    /// k of a sub-block: 32 or 16.
+    sub: usize,
+    /// What is taken from the weight's bytes.
+    offset: i32,
+}
+
+impl Rounding {
+    pub(super) fn of<F: Format>() -> Self {
+        Rounding { per_32: F::SCALES == Scales::PerBlock32, sub: F::SUB, offset: F::OFFSET }
+    }
+}
+
 /// All activations of a product, rounded.
-pub(super) struct Quantized {
+#[derive(Default)]
+pub(in crate::matmul) struct Quantized {
     /// `[span][activation]`, the activations filled up with zeros to a multiple of 16.
     blocks: Vec<ActivationBlock>,
     padded: usize,
-}
-
-thread_local! {
-    /// The memory of the last product's blocks: fresh pages would cost more than the rounding.
-    static KEPT: Cell<Vec<ActivationBlock>> = const { Cell::new(Vec::new()) };
-}
-
-impl Drop for Quantized {
-    fn drop(&mut self) {
-        KEPT.set(std::mem::take(&mut self.blocks));
-    }
 }
 
 impl Quantized {
@@ -66,85 +71,104 @@ impl Quantized {
     pub(super) fn spans(&self) -> std::slice::ChunksExact<'_, ActivationBlock> {
         self.blocks.chunks_exact(self.padded)
     }
-}
 
-/// Rounds all activations.
-pub(super) fn quantize<F: Format>(pool: &ThreadPool, job: &Job<'_>) -> Quantized {
-    let spans = job.cols.div_ceil(SPAN);
-    // Only tiles need whole sixteens.
-    let padded = if job.m < LANES { job.m } else { job.m.next_multiple_of(LANES) };
-    let mut blocks = KEPT.take();
-    blocks.resize(spans * padded, ActivationBlock::zeroed());
-    for span in blocks.chunks_exact_mut(padded.max(1)) {
-        span[job.m..].fill(ActivationBlock::zeroed());
-    }
-    let out = &DisjointMut::new(&mut blocks);
-    // A few rows a chunk: a row is some microseconds at most.
-    let rows = 8;
-    pool.run(job.m.div_ceil(rows), |chunk| {
-        for i in chunk * rows..job.m.min((chunk + 1) * rows) {
-            let x = &job.x[i * job.cols..][..job.cols];
-            for (b, x) in x.chunks(SPAN).enumerate() {
-                let at = b * padded + i;
-                // SAFETY: only this chunk writes block `b` of row `i`.
-                let block = unsafe { &mut out.slice_mut(at..at + 1)[0] };
-                dispatch(job.isa, QuantizeBlock { x, out: block, format: PhantomData::<F> });
-            }
+    /// Rounds all activations of a product.
+    pub(in crate::matmul) fn fill(&mut self, pool: &ThreadPool, job: &Job<'_>, rounding: Rounding) {
+        let spans = job.cols.div_ceil(SPAN);
+        // Only tiles need whole sixteens.
+        let padded = if job.m < LANES { job.m } else { job.m.next_multiple_of(LANES) };
+        self.padded = padded;
+        self.blocks.resize(spans * padded, ActivationBlock::zeroed());
+        for span in self.blocks.chunks_exact_mut(padded.max(1)) {
+            span[job.m..].fill(ActivationBlock::zeroed());
         }
-    });
-    Quantized { blocks, padded }
+        let out = &DisjointMut::new(&mut self.blocks);
+        // A few rows a chunk: a row is some microseconds at most.
+        let rows = 8;
+        pool.run(job.m.div_ceil(rows), |chunk| {
+            for i in chunk * rows..job.m.min((chunk + 1) * rows) {
+                let x = &job.x[i * job.cols..][..job.cols];
+                dispatch(job.isa, RoundRow { x, rounding, i, padded, out });
+            }
+        });
+    }
 }
 
-struct QuantizeBlock<'a, F> {
+/// Rounds row `i`, block `b` of which is `out[b * padded + i]`.
+struct RoundRow<'a> {
     x: &'a [f32],
-    out: &'a mut ActivationBlock,
-    format: PhantomData<F>,
+    rounding: Rounding,
+    i: usize,
+    padded: usize,
+    out: &'a DisjointMut<'a, ActivationBlock>,
 }
 
-impl<F: Format> Op for QuantizeBlock<'_, F> {
+impl Op for RoundRow<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, _: S) {
-        let QuantizeBlock { x, out, .. } = self;
-        let per_32 = F::SCALES == Scales::PerBlock32;
-        let mut q = [0i8; SPAN];
-        out.scale = [0.0; SPAN / 32];
-        let step = if per_32 { 32 } else { SPAN };
-        for ((x, q), scale) in x.chunks(step).zip(q.chunks_mut(step)).zip(&mut out.scale) {
-            *scale = round_span(x, &mut q[..x.len()]);
+        let RoundRow { x, rounding, i, padded, out } = self;
+        for (b, x) in x.chunks(SPAN).enumerate() {
+            let at = b * padded + i;
+            // SAFETY: only this call writes block `b` of row `i`.
+            let out = unsafe { &mut out.slice_mut(at..at + 1)[0] };
+            // Loops of known lengths are made of whole registers.
+            let mut padded = [0.0; SPAN];
+            let x = <&[f32; SPAN]>::try_from(x).unwrap_or_else(|_| {
+                padded[..x.len()].copy_from_slice(x);
+                &padded
+            });
+            let offset = rounding.offset;
+            match (rounding.per_32, rounding.sub) {
+                (true, 32) => round_block::<32, 32>(x, offset, out),
+                (true, _) => round_block::<32, 16>(x, offset, out),
+                (false, 32) => round_block::<SPAN, 32>(x, offset, out),
+                (false, _) => round_block::<SPAN, 16>(x, offset, out),
+            }
         }
-        for (word, q) in out.words.iter_mut().zip(q.as_chunks::<4>().0) {
-            *word = i32::from_ne_bytes(q.map(|q| q as u8));
-        }
-        let mut sums = [0i32; 16];
-        for (sum, q) in sums.iter_mut().zip(q.chunks_exact(F::SUB)) {
-            *sum = q.iter().map(|&q| i32::from(q)).sum();
-        }
-        for (i, sum) in sums.into_iter().enumerate() {
-            out.start[i] = -F::OFFSET * sum;
-            let scale = if per_32 { out.scale[i * F::SUB / 32 % (SPAN / 32)] } else { 1.0 };
-            out.sum[i] = scale * sum as f32;
-        }
-        for (pair, sums) in out.pairs.iter_mut().zip(sums.as_chunks::<2>().0) {
-            *pair = (sums[0] & 0xffff) | sums[1] << 16;
-        }
+    }
+}
+
+/// Rounds a block with a scale for each `STEP` and sums of each `SUB`.
+#[inline(always)]
+fn round_block<const STEP: usize, const SUB: usize>(
+    x: &[f32; SPAN],
+    offset: i32,
+    out: &mut ActivationBlock,
+) {
+    let mut q = [0i8; SPAN];
+    out.scale = [0.0; SPAN / 32];
+    let steps = x.as_chunks::<STEP>().0.iter().zip(q.as_chunks_mut::<STEP>().0);
+    for ((x, q), scale) in steps.zip(&mut out.scale) {
+        *scale = round_span(x, q);
+    }
+    for (word, q) in out.words.iter_mut().zip(q.as_chunks::<4>().0) {
+        *word = i32::from_ne_bytes(q.map(|q| q as u8));
+    }
+    let mut sums = [0i32; 16];
+    for (sum, q) in sums.iter_mut().zip(q.as_chunks::<SUB>().0) {
+        *sum = q.iter().map(|&q| i32::from(q)).sum();
+    }
+    for (i, sum) in sums.into_iter().enumerate() {
+        out.start[i] = -offset * sum;
+        let scale = if STEP == 32 { out.scale[i * SUB / 32 % (SPAN / 32)] } else { 1.0 };
+        out.sum[i] = scale * sum as f32;
+    }
+    for (pair, sums) in out.pairs.iter_mut().zip(sums.as_chunks::<2>().0) {
+        *pair = (sums[0] & 0xffff) | sums[1] << 16;
     }
 }
 
 /// Rounds `x` to `q` with one scale, which it returns: NaN if an element is not finite.
 #[inline(always)]
-fn round_span(x: &[f32], q: &mut [i8]) -> f32 {
+fn round_span<const N: usize>(x: &[f32; N], q: &mut [i8; N]) -> f32 {
     let mut largest = [0u32; 16];
-    let (chunks, rest) = x.as_chunks::<16>();
-    for chunk in chunks {
+    for chunk in x.as_chunks::<16>().0 {
         for (largest, x) in largest.iter_mut().zip(chunk) {
             // Non-negative floats compare as their bits, NaN above infinity.
             *largest = (*largest).max(x.to_bits() & 0x7fff_ffff);
         }
-    }
-    for (largest, x) in largest.iter_mut().zip(rest) {
-        *largest = (*largest).max(x.to_bits() & 0x7fff_ffff);
     }
     // Halves against each other, which become vectors.
     for half in [8, 4, 2, 1] {

@@ -22,13 +22,14 @@ mod ternary;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod tiles;
 
-use super::{DisjointMut, Job, PANEL_GROUPS, PANEL_ROWS, Piece, Scratch};
-use crate::profile::Work;
+use super::run::Limits;
+use super::{DisjointMut, Job, PANEL_GROUPS, Piece, Scratch};
+#[cfg(target_arch = "x86_64")]
+use crate::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::dispatch_tiles;
 use crate::simd::{LANES, Line, Op, Simd, Sixteen, Tile, dispatch};
-use crate::{Isa, ThreadPool};
-use activations::Quantized;
+pub(super) use activations::{Quantized, Rounding};
 use blocks::DType;
 pub(super) use grids::looks_up_rows;
 use std::marker::PhantomData;
@@ -125,57 +126,105 @@ trait Format {
 /// Lines of 64 of k.
 const CHUNK_LINES: usize = 16;
 
-/// Runs the product if the type has an integer kernel; says whether it did.
-pub(super) fn run(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) -> bool {
-    #[allow(clippy::wildcard_imports)]
-    use {grids::*, k_quants::*, low_bit::*, nibbles::*, nvfp4::*, quants32::*, ternary::*};
-    match job.dtype {
-        DType::Q4_0 => run_format::<Q4_0>(pool, job, out),
-        DType::Q4_1 => run_format::<Q4_1>(pool, job, out),
-        DType::Q5_0 => run_format::<Q5_0>(pool, job, out),
-        DType::Q5_1 => run_format::<Q5_1>(pool, job, out),
-        DType::Q8_0 => run_format::<Q8_0>(pool, job, out),
-        DType::IQ4_NL => run_format::<Iq4Nl>(pool, job, out),
-        DType::IQ4_XS => run_format::<Iq4Xs>(pool, job, out),
-        DType::MXFP4 => run_format::<Mxfp4>(pool, job, out),
-        DType::TQ2_0 => run_format::<Tq2_0>(pool, job, out),
-        DType::Q2_K => run_format::<Q2K>(pool, job, out),
-        DType::Q3_K => run_format::<Q3K>(pool, job, out),
-        DType::Q4_K => run_format::<Q4K>(pool, job, out),
-        DType::Q5_K => run_format::<Q5K>(pool, job, out),
-        DType::Q6_K => run_format::<Q6K>(pool, job, out),
-        DType::NVFP4 => run_format::<Nvfp4>(pool, job, out),
-        DType::Q1_0 => run_format::<Q1_0>(pool, job, out),
-        DType::Q2_0 => run_format::<Q2_0>(pool, job, out),
-        DType::TQ1_0 => run_format::<Tq1_0>(pool, job, out),
-        DType::IQ1_S => run_format::<Iq1S>(pool, job, out),
-        DType::IQ1_M => run_format::<Iq1M>(pool, job, out),
-        DType::IQ2_XXS => run_format::<Iq2Xxs>(pool, job, out),
-        DType::IQ2_XS => run_format::<Iq2Xs>(pool, job, out),
-        DType::IQ2_S => run_format::<Iq2S>(pool, job, out),
-        DType::IQ3_XXS => run_format::<Iq3Xxs>(pool, job, out),
-        DType::IQ3_S => run_format::<Iq3S>(pool, job, out),
-        _ => return false,
-    }
-    true
+/// The product of one block type.
+#[derive(Clone, Copy)]
+pub(super) struct Kernel {
+    /// What it takes activations as.
+    pub(super) rounding: Rounding,
+    piece: PieceFn,
+    /// Whether it takes weights as a stream.
+    direct: fn(&Job<'_>) -> bool,
+    /// The same sums by tiles, for whole sixteens of activations.
+    #[cfg(target_arch = "x86_64")]
+    tiled: Option<PieceFn>,
 }
 
-fn run_format<F: Format>(pool: &ThreadPool, job: &Job<'_>, out: &mut [f32]) {
-    let out = &DisjointMut::new(out);
-    let read = || Work { bytes: size_of_val(job.x), operations: 0 };
-    let scope = pool.profile().scope("quantize activations", "", read);
-    let acts = &activations::quantize::<F>(pool, job);
-    drop(scope);
-    let work = |piece| Int8Piece { job, acts, piece, out, format: PhantomData::<F> };
-    #[cfg(target_arch = "x86_64")]
-    if job.isa == Isa::Amx && job.m >= LANES && tiles::fit::<F>() {
-        job.for_pieces(pool, tiles::ROWS, MAX_ACTS, |piece| {
-            dispatch_tiles(tiles::TiledPiece(work(piece)));
-        });
-        return;
+type PieceFn = fn(&Job<'_>, &Quantized, Piece, &DisjointMut<'_, f32>);
+
+impl Kernel {
+    /// That of a type, if it has one.
+    pub(super) fn find(dtype: DType) -> Option<Self> {
+        #[allow(clippy::wildcard_imports)]
+        use {grids::*, k_quants::*, low_bit::*, nibbles::*, nvfp4::*, quants32::*, ternary::*};
+        Some(match dtype {
+            DType::Q4_0 => Self::of::<Q4_0>(),
+            DType::Q4_1 => Self::of::<Q4_1>(),
+            DType::Q5_0 => Self::of::<Q5_0>(),
+            DType::Q5_1 => Self::of::<Q5_1>(),
+            DType::Q8_0 => Self::of::<Q8_0>(),
+            DType::IQ4_NL => Self::of::<Iq4Nl>(),
+            DType::IQ4_XS => Self::of::<Iq4Xs>(),
+            DType::MXFP4 => Self::of::<Mxfp4>(),
+            DType::TQ2_0 => Self::of::<Tq2_0>(),
+            DType::Q2_K => Self::of::<Q2K>(),
+            DType::Q3_K => Self::of::<Q3K>(),
+            DType::Q4_K => Self::of::<Q4K>(),
+            DType::Q5_K => Self::of::<Q5K>(),
+            DType::Q6_K => Self::of::<Q6K>(),
+            DType::NVFP4 => Self::of::<Nvfp4>(),
+            DType::Q1_0 => Self::of::<Q1_0>(),
+            DType::Q2_0 => Self::of::<Q2_0>(),
+            DType::TQ1_0 => Self::of::<Tq1_0>(),
+            DType::IQ1_S => Self::of::<Iq1S>(),
+            DType::IQ1_M => Self::of::<Iq1M>(),
+            DType::IQ2_XXS => Self::of::<Iq2Xxs>(),
+            DType::IQ2_XS => Self::of::<Iq2Xs>(),
+            DType::IQ2_S => Self::of::<Iq2S>(),
+            DType::IQ3_XXS => Self::of::<Iq3Xxs>(),
+            DType::IQ3_S => Self::of::<Iq3S>(),
+            _ => return None,
+        })
     }
-    let max_rows = if direct::fits::<F>(job) { direct::ROWS } else { PANEL_ROWS };
-    job.for_pieces(pool, max_rows, MAX_ACTS, |piece| dispatch(job.isa, work(piece)));
+
+    fn of<F: Format>() -> Self {
+        Kernel {
+            rounding: Rounding::of::<F>(),
+            piece: |job, acts, piece, out| {
+                dispatch(job.isa, Int8Piece { job, acts, piece, out, format: PhantomData::<F> });
+            },
+            direct: direct::fits::<F>,
+            #[cfg(target_arch = "x86_64")]
+            tiled: match tiles::fit::<F>() {
+                true => Some(|job, acts, piece, out| {
+                    let format = PhantomData::<F>;
+                    dispatch_tiles(tiles::TiledPiece(Int8Piece { job, acts, piece, out, format }));
+                }),
+                false => None,
+            },
+        }
+    }
+
+    /// The product by tiles, where they are there and of use.
+    fn by_tiles(&self, job: &Job<'_>) -> Option<PieceFn> {
+        #[cfg(target_arch = "x86_64")]
+        return self.tiled.filter(|_| job.isa == Isa::Amx && job.m >= LANES);
+        #[cfg(not(target_arch = "x86_64"))]
+        None
+    }
+
+    /// The pieces it can be cut into.
+    pub(super) fn limits(&self, job: &Job<'_>) -> Limits {
+        let limits = Limits::panels(MAX_ACTS);
+        #[cfg(target_arch = "x86_64")]
+        if self.by_tiles(job).is_some() {
+            return Limits { rows: [LANES, tiles::ROWS], ..limits };
+        }
+        match (self.direct)(job) {
+            true => Limits { rows: [LANES, direct::ROWS], ..limits },
+            false => limits,
+        }
+    }
+
+    /// Computes a piece.
+    pub(super) fn run(
+        &self,
+        job: &Job<'_>,
+        acts: &Quantized,
+        piece: Piece,
+        out: &DisjointMut<'_, f32>,
+    ) {
+        self.by_tiles(job).unwrap_or(self.piece)(job, acts, piece, out);
+    }
 }
 
 /// Activation rows that a panel meets once it is unpacked: enough that unpacking is a small part,
