@@ -25,7 +25,9 @@ use crate::simd::{self, Simd};
 use crate::{Isa, KernelError, ThreadPool};
 use blocks::DType;
 pub(crate) use float::{check_dtype, decode};
-pub use interleave::{can_interleave, interleave, interleaved_bytes};
+pub use interleave::{
+    INTERLEAVED_VERSION, can_interleave, interleave, interleave_all, interleaved_bytes,
+};
 pub(crate) use output::DisjointMut;
 pub(crate) use scratch::Scratch;
 pub(crate) use source::Source;
