@@ -204,8 +204,8 @@ impl Program {
         args
     }
 
-    /// A peer's program and arguments: flash attention, batches of 512, and for ik_llama.cpp
-    /// weights repacked when they are loaded.
+    /// A peer's program and arguments: flash attention, batches of 512, and weights repacked when
+    /// they are loaded (ik_llama.cpp must be asked to), except where the start itself is timed.
     fn peer_args(&self, case: &Case, sizes: &Sizes) -> (&'static str, Vec<String>) {
         let ik = self.kind == Kind::IkLlamaCpp;
         if case.has(Mode::Quantize) {
@@ -224,13 +224,14 @@ impl Program {
             return ("llama-batched-bench", args);
         }
         let mut args = words("-m MODEL -t THREADS -fa 1 -b 512 -ub 512 -r 1 -o json");
-        if ik {
-            args.extend(words("-rtr 1"));
-        }
-        if case.has(Mode::Start) {
-            // What warms up is what a start includes.
-            args.extend(words(if ik { "-w 0" } else { "--no-warmup" }));
-        }
+        let start = case.has(Mode::Start);
+        args.extend(words(match ik {
+            // What warms up is what a start includes, and repacking takes longer than it saves here.
+            true if start => "-w 0",
+            false if start => "--no-warmup --repack 0",
+            true => "-rtr 1",
+            false => "",
+        }));
         let decode = sizes.decode;
         let prompt = if case.has(Mode::Prefill) { sizes.prefill } else { 0 };
         args.extend(words(&match case.modes[..] {

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod bench;
+mod cache;
 mod ceilings;
 mod chat;
 mod convert;
@@ -46,6 +47,7 @@ enum Command {
     Convert(convert::Args),
     Quantize(quantize::Args),
     Pull(pull::Args),
+    Cache(cache::Args),
     Bench(bench::Args),
     Ceilings(ceilings::Args),
     Logits(logits::Args),
@@ -74,6 +76,7 @@ fn main() -> ExitCode {
         Some(Command::Convert(a)) => convert::run(&a),
         Some(Command::Quantize(a)) => quantize::run(&a),
         Some(Command::Pull(a)) => pull::run(&a),
+        Some(Command::Cache(a)) => cache::run(&a),
         Some(Command::Bench(a)) => bench::run(&a),
         Some(Command::Ceilings(a)) => ceilings::run(&a),
         Some(Command::Logits(a)) => logits::run(&a),

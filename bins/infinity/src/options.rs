@@ -7,6 +7,8 @@ use model::Repack;
 use sampling::{PenaltyWindow, SamplingParams};
 use tensor::{Activations, Compute, DType, Device, Profile};
 
+use crate::cache;
+
 /// What a model runs on.
 #[derive(clap::Args, Clone)]
 pub(crate) struct Hardware {
@@ -27,7 +29,14 @@ pub(crate) struct Hardware {
     /// Repack quantized weights into memory of their own for faster products: auto (while there
     /// is memory), always, or never (they stay in the mapped file)
     #[arg(long, default_value = "auto", value_name = "WHEN")]
-    pub(crate) repack: Repack,
+    repack: Repack,
+    /// Keep repacked weights of a GGUF file in a file of the same size in DIR, and map it at the next
+    /// start (default DIR: see infinity cache)
+    #[arg(long, value_name = "DIR", num_args = 0..=1, require_equals = true)]
+    repack_cache: Option<Option<PathBuf>>,
+    /// Read all weights into memory before anything else, and show how far it is
+    #[arg(long)]
+    warm_up: bool,
     /// Show at the end where the time went, by operation, or write it to FILE for a trace viewer
     /// (chrome://tracing, Perfetto)
     #[arg(long, value_name = "FILE.json", num_args = 0..=1, require_equals = true)]
@@ -50,6 +59,24 @@ impl Hardware {
         Ok(compute)
     }
 
+    /// The same, with a model that is mapped and no more.
+    pub(crate) fn mapped(&self) -> Self {
+        Self { repack: Repack::Never, repack_cache: None, warm_up: false, ..self.clone() }
+    }
+
+    /// How a model is loaded.
+    pub(crate) fn loading(&self) -> Result<Loading> {
+        let cache = match &self.repack_cache {
+            Some(_) if self.repack == Repack::Never => {
+                bail!("--repack never leaves nothing to keep; leave out --repack-cache")
+            }
+            Some(Some(folder)) => Some(folder.clone()),
+            Some(None) => Some(cache::folder()?),
+            None => None,
+        };
+        Ok(Loading { repack: self.repack, cache, warm_up: self.warm_up })
+    }
+
     /// Shows or writes what `--profile` asked for.
     pub(crate) fn tell(&self, profile: &Profile) -> Result<()> {
         match &self.profile {
@@ -63,6 +90,14 @@ impl Hardware {
         }
         Ok(())
     }
+}
+
+/// How a model is loaded, as the command line says it.
+pub(crate) struct Loading {
+    pub(crate) repack: Repack,
+    /// Where repacked weights are kept.
+    pub(crate) cache: Option<PathBuf>,
+    pub(crate) warm_up: bool,
 }
 
 /// How a model that generates is run.

@@ -50,6 +50,45 @@ fn greedy_text_is_the_same_each_time_and_seeds_decide_the_rest() {
 }
 
 #[test]
+fn repacked_weights_are_kept_shown_and_removed() {
+    let folder = tempfile::tempdir().unwrap();
+    let (small, cache) = (folder.path().join("q8.gguf"), folder.path().join("kept"));
+    succeed(&["quantize", text(&bard()), text(&small), "Q8_0"]);
+    let run = |more: &[&str]| {
+        let mut args = vec!["generate", text(&small), "-p", "The king", "-n", "8", "--json"];
+        args.extend(["--temperature", "0"]);
+        args.extend(more);
+        let out = infinity(&args);
+        let stderr = String::from_utf8(out.stderr).unwrap();
+        assert!(out.status.success(), "{stderr}");
+        let report: Value = serde_json::from_slice(&out.stdout).unwrap();
+        (report["ids"].clone(), stderr)
+    };
+    let keep = format!("--repack-cache={}", text(&cache));
+    let (want, quiet) = run(&["--repack", "never"]);
+    assert_eq!(quiet, "");
+    for _ in 0..2 {
+        assert_eq!(run(&[&keep]), (want.clone(), String::new()));
+    }
+    let (ids, said) = run(&[&keep, "--warm-up"]);
+    assert!(ids == want && said.starts_with("[warmed up") && said.lines().count() == 1, "{said}");
+    let show = |more: &[&str]| -> Value {
+        let args = [&["cache", text(&cache), "--json"], more].concat();
+        serde_json::from_str(&succeed(&args)).unwrap()
+    };
+    let shown = show(&[]);
+    assert_eq!(shown["files"].as_array().unwrap().len(), 1);
+    assert!(shown["bytes"].as_u64().unwrap() > 1_000_000, "{shown}");
+    assert_eq!(show(&["--clear"])["bytes_removed"], shown["bytes"]);
+    assert_eq!(show(&[])["bytes"], 0);
+    // A place that cannot be written to costs a warning, not the answer.
+    let blocked = format!("--repack-cache={}/x", text(&small));
+    let (ids, said) = run(&[&blocked]);
+    assert!(ids == want && said.contains("not kept in a file"), "{said}");
+    fail(&["generate", text(&small), "-p", "x", "--repack", "never", &keep], "--repack-cache");
+}
+
+#[test]
 fn a_profile_tells_where_the_time_went() {
     let folder = tempfile::tempdir().unwrap();
     let (model, small, file) =

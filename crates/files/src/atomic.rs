@@ -32,6 +32,9 @@ pub struct AtomicFile {
 const SYNC_EVERY: usize = 64 << 20;
 
 impl AtomicFile {
+    /// What the names of temporary files begin with.
+    pub const PREFIX: &str = ".partial-";
+
     /// Begins to write the file that will be at `path`.
     ///
     /// # Errors
@@ -39,7 +42,7 @@ impl AtomicFile {
     pub fn create(path: impl AsRef<Path>) -> io::Result<Self> {
         let path = path.as_ref().to_owned();
         let mut builder = tempfile::Builder::new();
-        builder.prefix(".partial-");
+        builder.prefix(Self::PREFIX);
         #[cfg(unix)]
         {
             use std::os::unix::fs::PermissionsExt;

@@ -1,10 +1,14 @@
-//! Memory-mapped reading and atomic writing of files.
+//! Memory-mapped reading and atomic writing of files, and memory for what is as large as one.
 //!
 //! Two rules of the whole project live here: a model is mapped, never read whole, and nothing is
 //! written in place (temporary file in the same folder, fsync, rename, fsync of the folder).
 
 mod atomic;
 mod mapped;
+mod memory;
+mod space;
 
 pub use atomic::{AtomicFile, write_atomically};
-pub use mapped::MappedFile;
+pub use mapped::{FileStamp, MappedFile};
+pub use memory::LargeMemory;
+pub use space::free_space;

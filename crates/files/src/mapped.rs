@@ -1,8 +1,9 @@
-use std::fs::File;
+use std::fs::{File, Metadata};
 use std::io;
 use std::ops::{Deref, Range};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// A file mapped read-only into memory; clones share the mapping.
 ///
@@ -13,6 +14,42 @@ use std::sync::Arc;
 pub struct MappedFile {
     map: Arc<Mapping>,
     path: Arc<PathBuf>,
+    stamp: FileStamp,
+}
+
+/// By which a file can be recognised as the same and unchanged without reading it.
+///
+/// Equal stamps say that no program has written to the file in between by ordinary means: on Unix the
+/// system sets the time of the last change itself, whatever times a program gives the file. A file that
+/// is copied, renamed or linked may have another stamp though its bytes are the same.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct FileStamp {
+    /// Its length in bytes.
+    pub len: u64,
+    /// When it was last written, in nanoseconds from 1970; 0 where the system does not tell.
+    pub modified: i64,
+    /// When bytes, name or rights last changed, in nanoseconds from 1970; 0 except on Unix.
+    pub changed: i64,
+    /// Its number on its disk; 0 except on Unix.
+    pub inode: u64,
+}
+
+impl FileStamp {
+    fn of(meta: &Metadata) -> Self {
+        let nanoseconds = |time: SystemTime| match time.duration_since(UNIX_EPOCH) {
+            Ok(after) => after.as_nanos() as i64, // enough until 2262
+            Err(before) => -(before.duration().as_nanos() as i64),
+        };
+        let modified = meta.modified().map_or(0, nanoseconds);
+        #[cfg(unix)]
+        let (changed, inode) = {
+            use std::os::unix::fs::MetadataExt;
+            (meta.ctime().wrapping_mul(1_000_000_000) + meta.ctime_nsec(), meta.ino())
+        };
+        #[cfg(not(unix))]
+        let (changed, inode) = (0, 0);
+        Self { len: meta.len(), modified, changed, inode }
+    }
 }
 
 #[derive(Debug)]
@@ -41,7 +78,13 @@ impl MappedFile {
             // shortened or rewritten in place meanwhile is the stated contract of the type.
             Mapping::Mapped(unsafe { memmap2::Mmap::map(&file)? })
         };
-        Ok(Self { map: Arc::new(map), path: Arc::new(path.to_owned()) })
+        let stamp = FileStamp::of(&meta);
+        Ok(Self { map: Arc::new(map), path: Arc::new(path.to_owned()), stamp })
+    }
+
+    /// What the file was when it was mapped.
+    pub fn stamp(&self) -> &FileStamp {
+        &self.stamp
     }
 
     /// The path it was opened by.
@@ -67,6 +110,21 @@ impl MappedFile {
                 };
                 // Pages that stay are no fault.
                 drop(hint);
+            }
+        }
+        #[cfg(not(unix))]
+        let _ = range;
+    }
+
+    /// Tells the system that `range` will be looked at soon, so that it begins to read what is not in
+    /// memory. A hint, which returns at once.
+    pub fn prefetch(&self, range: Range<usize>) {
+        #[cfg(unix)]
+        if let Mapping::Mapped(m) = &*self.map {
+            let end = range.end.min(m.len());
+            if range.start < end {
+                // Pages that are read later are no fault.
+                let _ = m.advise_range(memmap2::Advice::WillNeed, range.start, end - range.start);
             }
         }
         #[cfg(not(unix))]
@@ -102,8 +160,34 @@ mod tests {
             let map = MappedFile::open(&path).unwrap();
             assert_eq!(&*map, content);
             map.release(1..usize::MAX);
+            map.prefetch(1..usize::MAX);
             assert_eq!(&*map, content);
         }
         assert_eq!(MappedFile::open(dir.path()).unwrap_err().kind(), io::ErrorKind::IsADirectory);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_change_shows_even_where_the_time_is_set_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        std::fs::write(&path, b"one").unwrap();
+        let stamp = |path: &Path| MappedFile::open(path).unwrap().stamp().clone();
+        let first = stamp(&path);
+        assert_eq!(first, stamp(&path));
+        let modified = std::fs::metadata(&path).unwrap().modified().unwrap();
+        // The system's clock for files may tick every few milliseconds.
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::fs::write(&path, b"two").unwrap();
+        File::options().write(true).open(&path).unwrap().set_modified(modified).unwrap();
+        let second = stamp(&path);
+        assert_eq!((first.len, first.modified), (second.len, second.modified));
+        assert_ne!(first, second);
+        // Another file of the same bytes and time in its place.
+        let other = dir.path().join("g");
+        std::fs::write(&other, b"two").unwrap();
+        File::options().write(true).open(&other).unwrap().set_modified(modified).unwrap();
+        std::fs::rename(&other, &path).unwrap();
+        assert_ne!(stamp(&path), second);
     }
 }

@@ -27,7 +27,7 @@ mod model;
 pub mod ops;
 pub mod pooling;
 mod products;
-mod repack;
+pub mod repack;
 pub mod rope_scaling;
 mod validate;
 pub mod weights;
@@ -41,7 +41,7 @@ pub use error::Error;
 pub use model::Model;
 pub use ops::Ops;
 pub use products::Product;
-pub use repack::{Repack, UnknownRepack};
+pub use repack::{LoadOptions, LoadProgress, LoadStage, Repack, UnknownRepack};
 pub use weights::WeightSource;
 
 /// The crate whose types a model is made of and speaks in.

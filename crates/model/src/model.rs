@@ -12,7 +12,7 @@ use crate::config::{ModelConfig, Position};
 use crate::decoder::{Decoder, DecoderInput};
 use crate::eager::Eager;
 use crate::encoder::{Encoder, EncoderInput};
-use crate::repack::Repack;
+use crate::repack::{self, LoadOptions, LoadStage, Repack};
 use crate::{Error, WeightSource};
 
 /// A model that is ready to run.
@@ -52,42 +52,53 @@ impl Model {
         Self::open_with(path, Compute::cpu(), Repack::Auto)
     }
 
-    /// As [`Model::open`], with what it runs with and whether weights are repacked.
+    /// As [`Model::open`], with what it runs with and how it is loaded: a [`Repack`], or all
+    /// [`LoadOptions`].
     ///
     /// # Errors
     /// As [`Model::open`].
-    pub fn open_with(
+    pub fn open_with<'a>(
         path: impl AsRef<Path>,
         compute: Compute,
-        repack: Repack,
+        options: impl Into<LoadOptions<'a>>,
     ) -> Result<Self, Error> {
         let (config, source) = crate::weights::open(path.as_ref())?;
-        Self::load(config, &*source, compute, repack)
+        Self::load(config, &*source, compute, options)
     }
 
     /// Reads the weights that a configuration asks for; `compute` is what the model runs with, and
-    /// `repack` says where quantized weights lie then.
+    /// `options` say where quantized weights lie then.
     ///
     /// # Errors
-    /// As [`Decoder::load`].
-    pub fn load(
+    /// As [`Decoder::load`], and [`Error::Tensor`] if there is no memory for weights that must be
+    /// repacked.
+    pub fn load<'a>(
         config: ModelConfig,
         source: &dyn WeightSource,
         compute: Compute,
-        repack: Repack,
+        options: impl Into<LoadOptions<'a>>,
     ) -> Result<Self, Error> {
+        let mut options = options.into();
         let device = compute.device();
-        let tied = match &config {
-            ModelConfig::Decoder(c) => c.tied_embeddings,
-            ModelConfig::Encoder(_) => false,
-        };
+        let mut packed = repack::repacked(&config, source, &compute, &mut options)?;
+        let mut weights = Vec::new();
         let wrap = &mut |name: &str, tensor: Tensor| {
-            repack.apply(name, tensor.to_device(&device)?, tied, &compute)
+            let weight = match packed.remove(name) {
+                Some(packed) => packed,
+                None => tensor.to_device(&device)?,
+            };
+            if options.warm_up {
+                weights.push(weight.clone());
+            }
+            Ok(weight)
         };
         let body = match config.clone() {
             ModelConfig::Decoder(c) => Body::Decoder(Decoder::load_with(c, source, wrap)?),
             ModelConfig::Encoder(c) => Body::Encoder(Encoder::load_with(c, source, wrap)?),
         };
+        tensor::warm_up(&compute, &weights, &mut |done, total| {
+            options.tell(LoadStage::WarmUp, done, total);
+        });
         Ok(Self { config, body, compute, spare: Arc::default() })
     }
 

@@ -1,7 +1,11 @@
-//! A quantized model takes little more memory than its file. One test, in a process of its own.
+//! A quantized model takes little more memory than its file, wherever its weights lie. Each way of
+//! loading is measured in a process of its own.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use gguf::Builder;
-use model::{Batch, Model, Outputs};
+use model::{Batch, LoadOptions, Model, Outputs, Repack};
 use tensor::DType;
 use tensor::kv::SeqId;
 
@@ -65,13 +69,19 @@ fn peak() -> Option<u64> {
     line.trim().strip_suffix(" kB")?.trim().parse().ok().map(|kb: u64| kb * 1024)
 }
 
+/// How [`measure`] hears of the model, and of the folder for repacked weights if it shall keep them.
+const MODEL: &str = "MEMORY_TEST_MODEL";
+const CACHE: &str = "MEMORY_TEST_CACHE";
+
+/// Loads and runs the model of the environment, in the process that the other test starts for it.
 #[test]
-fn resident_memory_is_the_file_the_cache_and_little_more() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("model.gguf");
-    let file = write(&path);
-    assert!(file >= 500_000_000, "{file}");
-    let model = Model::open(&path).unwrap();
+#[ignore = "the other test runs it"]
+fn measure() {
+    let path = PathBuf::from(std::env::var_os(MODEL).expect("the other test says which"));
+    let cache = std::env::var_os(CACHE).map(PathBuf::from);
+    let file = std::fs::metadata(&path).unwrap().len();
+    let options = LoadOptions { cache: cache.as_deref(), ..Repack::Auto.into() };
+    let model = Model::open_with(&path, tensor::Compute::cpu(), options).unwrap();
     let mut cache = model.new_cache(DType::F16, 2048).unwrap();
     let mut batch = Batch::new();
     batch.extend(SeqId(0), &(0..256).collect::<Vec<u32>>());
@@ -87,4 +97,29 @@ fn resident_memory_is_the_file_the_cache_and_little_more() {
     println!("file {file}, keys and values {kv}, peak {peak}");
     assert!(peak >= file / 2, "the model was not read: {peak}");
     assert!(peak as f64 <= 1.15 * file as f64 + kv as f64 + 64e6, "{peak} for {file}");
+}
+
+#[test]
+fn resident_memory_is_the_file_the_cache_and_little_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("model.gguf");
+    let file = write(&path);
+    assert!(file >= 500_000_000, "{file}");
+    let cache = dir.path().join("cache");
+    let run = |what: &str, cache: Option<&Path>| {
+        let mut test = Command::new(std::env::current_exe().unwrap());
+        test.args(["--exact", "measure", "--ignored", "--nocapture"]).env(MODEL, &path);
+        if let Some(cache) = cache {
+            test.env(CACHE, cache);
+        }
+        let out = test.output().unwrap();
+        let said = String::from_utf8_lossy(&out.stdout);
+        println!("{what}: {said}");
+        assert!(out.status.success() && said.contains("1 passed"), "{what}: {said}");
+    };
+    run("repacked into memory", None);
+    run("written to a file", Some(&cache));
+    let entries = model::repack::cache::list(&cache).unwrap();
+    assert!(entries.len() == 1 && entries[0].bytes > file / 2, "{entries:?}");
+    run("mapped from it", Some(&cache));
 }

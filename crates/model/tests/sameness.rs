@@ -3,11 +3,11 @@
 
 mod common;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use common::all;
 use gguf::Builder;
-use model::{Batch, Model, Repack};
+use model::{Batch, LoadOptions, Model, Repack};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use tensor::kv::SeqId;
@@ -127,13 +127,18 @@ fn check(dtype: DType) {
     write_model(&mut rng, dtype, &path);
     let ids: Vec<u32> = (0..PROMPT).map(|_| rng.random_range(0..VOCAB as u32)).collect();
     let texts: Vec<&[u32]> = ids.windows(STEPS).take(BATCHES[2]).collect();
-    let ways = [(1, Repack::Never), (2, Repack::Always), (3, Repack::Never)]
-        .map(|(n, repack)| (n, repack, Compute::cpu().with_threads(n)));
+    // The first instruction set writes the cache, the others map it.
+    let cache = dir.path().join("cache");
+    let ways =
+        [(1, Repack::Never, None), (2, Repack::Always, None), (3, Repack::Always, Some(&cache))]
+            .map(|(n, repack, cache)| (n, repack, cache, Compute::cpu().with_threads(n)));
     for isa in Isa::supported() {
         let mut expected = None;
-        for (threads, repack, compute) in &ways {
-            let model = Model::open_with(&path, compute.clone().with_isa(isa), *repack).unwrap();
-            let label = format!("{dtype} on {isa}, {threads} threads, repack {repack}");
+        for (threads, repack, cache, compute) in &ways {
+            let cache = cache.map(PathBuf::as_path);
+            let options = LoadOptions { repack: *repack, cache, ..LoadOptions::default() };
+            let model = Model::open_with(&path, compute.clone().with_isa(isa), options).unwrap();
+            let label = format!("{dtype} on {isa}, {threads} threads, repack {repack}, {cache:?}");
             let (prompt, alone) = expected.get_or_insert_with(|| {
                 let alone: Vec<_> = texts.iter().map(|t| together(&model, &[t])).collect();
                 (in_chunks(&model, &ids, CHUNKS[2]), alone)

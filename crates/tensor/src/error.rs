@@ -62,6 +62,14 @@ pub enum Error {
         /// The operation.
         op: &'static str,
     },
+    /// The system has no memory to give.
+    #[error("{len} bytes of memory: {error}")]
+    Memory {
+        /// Bytes asked for.
+        len: usize,
+        /// Why not.
+        error: std::io::Error,
+    },
     /// The device is not there, or this build cannot use it.
     #[error("{device}: {reason}")]
     DeviceUnavailable {

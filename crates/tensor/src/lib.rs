@@ -25,12 +25,13 @@ mod buffers;
 mod compute;
 mod device;
 mod error;
-mod interleaved;
+pub mod interleaved;
 pub mod kv;
 mod ops;
 mod shape;
 mod storage;
 mod tensor;
+mod warm_up;
 
 pub use blocks::DType;
 pub use compute::Compute;
@@ -43,7 +44,9 @@ pub use device::{Device, DeviceInfo};
 pub use error::Error;
 pub use ops::{Activation, AttentionRow, AttentionSpec, Rope};
 pub use shape::Shape;
+pub use storage::InterleavedBytes;
 pub use tensor::Tensor;
+pub use warm_up::warm_up;
 
 /// Results of this crate.
 pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,7 +1,7 @@
 use std::ops::Range;
 use std::sync::Arc;
 
-use files::MappedFile;
+use files::{LargeMemory, MappedFile};
 
 use crate::buffers::Buffer;
 
@@ -14,8 +14,8 @@ pub(crate) enum Storage {
     Bytes(Arc<AlignedBytes>),
     /// A part of a mapped file.
     Mapped(MappedFile),
-    /// A matrix whose rows are interleaved: no bytes in the order of its elements.
-    Interleaved(Arc<AlignedBytes>),
+    /// A matrix whose rows are interleaved, in this range: no bytes in the order of its elements.
+    Interleaved(InterleavedBytes, Range<usize>),
     /// A buffer on a GPU.
     #[cfg(feature = "cuda")]
     Cuda(crate::device::cuda::Buffer),
@@ -28,9 +28,27 @@ impl Storage {
             Storage::F32(b) => Some(&bytemuck::cast_slice(b.elements())[range.clone()]),
             Storage::Bytes(b) => Some(&b.bytes()[range.clone()]),
             Storage::Mapped(m) => Some(&m.bytes()[range.clone()]),
-            Storage::Interleaved(_) => None,
+            Storage::Interleaved(..) => None,
             #[cfg(feature = "cuda")]
             Storage::Cuda(_) => None,
+        }
+    }
+}
+
+/// Where the interleaved rows of matrices lie. Clones share them.
+#[derive(Clone, Debug)]
+pub enum InterleavedBytes {
+    /// Memory of the process's own.
+    Memory(Arc<LargeMemory>),
+    /// A file that was written with them.
+    File(MappedFile),
+}
+
+impl InterleavedBytes {
+    pub(crate) fn bytes(&self) -> &[u8] {
+        match self {
+            InterleavedBytes::Memory(memory) => memory.bytes(),
+            InterleavedBytes::File(file) => file.bytes(),
         }
     }
 }

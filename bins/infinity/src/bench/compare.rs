@@ -124,9 +124,11 @@ pub(super) fn run(args: &Args) -> Result<()> {
         bail!("--kv-cache, --attention and --lengths need a value each, lengths at least 1");
     }
     let path = load::resolve(&args.model)?;
-    let model = model::Model::open(&path).with_context(|| path.display().to_string())?;
-    let context = model.decoder()?.config.context_length;
-    drop(model);
+    let context = {
+        // Mapped, nothing of the weights is read.
+        let model = load::model(&args.model, &args.runtime.hardware.mapped())?.model;
+        model.decoder()?.config.context_length
+    };
     let fits = |length: &usize| length + args.decode <= context;
     let (lengths, left_out): (Vec<usize>, Vec<usize>) =
         options.lengths.0.iter().partition(|l| fits(l));
@@ -169,14 +171,15 @@ fn in_own_process(cache: Cache, attention: AttentionAlgorithm, length: usize) ->
     Ok(serde_json::from_slice(&out.stdout)?)
 }
 
-/// Measures in this process.
+/// Measures in this process. Weights stay in the mapped file, so that memory beyond mapped files is
+/// what the cache and attention take.
 fn measure(
     args: &Args,
     cache: Cache,
     attention: AttentionAlgorithm,
     length: usize,
 ) -> Result<Measured> {
-    let loaded = load::model(&args.model, &args.runtime.hardware)?;
+    let loaded = load::model(&args.model, &args.runtime.hardware.mapped())?;
     let compute = loaded.model.compute().clone().with_attention(attention);
     let (model, kv) = (&loaded.model.with_compute(compute), args.runtime.kv_type);
     let seconds: Vec<f64> = match cache {

@@ -5,11 +5,14 @@
 //! transposition. Rows that are no whole number of words stay as they are.
 
 use super::int8::looks_up_rows;
-use super::{DisjointMut, Layout, Weight};
+use super::{DisjointMut, Layout, Source, Weight};
 use crate::error::check_len;
-use crate::simd::{LANES, Line};
-use crate::{KernelError, ThreadPool};
+use crate::simd::{LANES, Line, Op, Simd, dispatch};
+use crate::{Isa, KernelError, ThreadPool};
 use blocks::DType;
+
+/// Counts the changes of what [`interleave`] writes, for those who keep it in files.
+pub const INTERLEAVED_VERSION: u32 = 1;
 
 /// Whether rows of `cols` elements of this type can be interleaved: whole words, and whole loads of
 /// 16 bytes for plain types. Types whose codes are looked up row by row (IQ1, IQ2, IQ3) gain nothing
@@ -41,44 +44,85 @@ pub fn interleaved_bytes(dtype: DType, rows: usize, cols: usize) -> Result<usize
     Ok(rows.next_multiple_of(LANES).saturating_mul(row))
 }
 
+/// Bytes of output that one thread makes in one go: what a huge page of memory has, so that two
+/// threads seldom wait for the same one to be cleared.
+const PIECE: usize = 2 << 20;
+
 /// Writes the interleaved form of `w` to `out`.
 ///
 /// # Errors
-/// Lengths that do not agree (`out` has [`interleaved_bytes`]), rows that cannot be interleaved or
-/// already are.
+/// As [`interleave_all`].
 pub fn interleave(pool: &ThreadPool, w: &Weight<'_>, out: &mut [u8]) -> Result<(), KernelError> {
-    if w.layout == Layout::Interleaved {
-        return Err(KernelError::NotInterleavable { dtype: w.dtype, cols: w.cols });
-    }
-    let stride = w.row_bytes()?;
-    check_len("interleaved bytes", interleaved_bytes(w.dtype, w.rows, w.cols)?, out.len())?;
-    let group_bytes = LANES * stride;
-    let out = DisjointMut::new(out);
-    // Some groups a chunk: a group of a small model takes less than handing it out.
-    let step = (65_536 / group_bytes).max(1);
-    let groups = w.rows.div_ceil(LANES);
-    pool.run(groups.div_ceil(step), |chunk| {
-        for group in chunk * step..groups.min((chunk + 1) * step) {
-            // SAFETY: groups are disjoint, and each belongs to one chunk.
-            let out = unsafe { out.slice_mut(group * group_bytes..(group + 1) * group_bytes) };
-            let rows = &w.bytes[group * group_bytes..];
-            interleave_group(&rows[..rows.len().min(group_bytes)], stride, out);
+    interleave_all(pool, std::slice::from_ref(w), out)
+}
+
+/// Writes the interleaved forms of `weights` to `out`, one right after the other.
+///
+/// # Errors
+/// Lengths that do not agree (`out` has the sum of [`interleaved_bytes`]), rows that cannot be
+/// interleaved or already are.
+pub fn interleave_all(
+    pool: &ThreadPool,
+    weights: &[Weight<'_>],
+    out: &mut [u8],
+) -> Result<(), KernelError> {
+    let (mut pieces, mut end) = (Vec::new(), 0);
+    for w in weights {
+        if w.layout == Layout::Interleaved {
+            return Err(KernelError::NotInterleavable { dtype: w.dtype, cols: w.cols });
         }
+        let source = w.source()?;
+        let bytes = interleaved_bytes(w.dtype, w.rows, w.cols)?;
+        let rows = LANES * (PIECE / (LANES * source.stride)).max(1);
+        for row in (0..w.rows).step_by(rows) {
+            let start = end + row * source.stride;
+            let stop = end + bytes.min((row + rows) * source.stride);
+            pieces.push((source, row, start..stop));
+        }
+        end += bytes;
+    }
+    check_len("interleaved bytes", end, out.len())?;
+    let out = DisjointMut::new(out);
+    let isa = Isa::active();
+    pool.run(pieces.len(), |i| {
+        let (source, row, range) = pieces[i].clone();
+        // SAFETY: the pieces follow each other in the output, and each is worked on once.
+        let out = unsafe { out.slice_mut(range) };
+        dispatch(isa, Interleave { source, row, out });
     });
     Ok(())
 }
 
-/// Up to 16 rows of `stride` bytes; those that are missing become zeros.
-fn interleave_group(rows: &[u8], stride: usize, out: &mut [u8]) {
-    let (lines, _) = out.as_chunks_mut::<{ size_of::<Line>() }>();
-    // 16 words of each row at a time are a cache line of it, and 16 whole lines of the output.
-    for (first, lines) in (0..stride / 4).step_by(16).zip(lines.chunks_mut(16)) {
-        for lane in 0..LANES {
-            let row = rows.get(lane * stride..(lane + 1) * stride).unwrap_or(&[]);
-            let words = row.get(first * 4..).unwrap_or(&[]).as_chunks::<4>().0;
-            for (i, line) in lines.iter_mut().enumerate() {
-                let word = words.get(i).copied().unwrap_or_default();
-                line[lane * 4..][..4].copy_from_slice(&word);
+/// Groups of 16 rows from `row` on, as many as `out` has room for.
+struct Interleave<'a> {
+    source: Source<'a>,
+    row: usize,
+    out: &'a mut [u8],
+}
+
+impl Op for Interleave<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        /// Bytes of a row that are looked at together.
+        const SPAN: usize = 4096;
+        let Interleave { source, row, out } = self;
+        let mut pad = Vec::new();
+        for (group, out) in out.chunks_mut(LANES * source.stride).enumerate() {
+            let (lines, _) = out.as_chunks_mut::<{ size_of::<Line>() }>();
+            for (i, lines) in lines.chunks_mut(SPAN / 4).enumerate() {
+                let tile = source.tile(row + group * LANES, i * SPAN, lines.len() * 4, &mut pad);
+                let (fours, rest) = lines.as_chunks_mut::<4>();
+                for (j, four) in fours.iter_mut().enumerate() {
+                    let words = s.gather_4(tile, j * 16);
+                    for k in 0..4 {
+                        s.store_i(words[k], &mut four[k]);
+                    }
+                }
+                for (j, line) in rest.iter_mut().enumerate() {
+                    s.store_i(s.gather_1(tile, fours.len() * 16 + j * 4), line);
+                }
             }
         }
     }
@@ -103,6 +147,43 @@ mod tests {
             let want = if row < rows { words[row * cols + column] } else { 0 };
             assert_eq!(word, want, "row {row}, word {column}");
         }
+    }
+
+    #[test]
+    fn every_instruction_set_moves_the_same_words() {
+        // A row longer than a span, no whole number of 16 bytes, and a last group that is not full.
+        let (rows, cols) = (35, 22 * 256);
+        let stride = DType::Q6_K.bytes_for(cols).unwrap();
+        let bytes: Vec<u8> = (0..rows * stride).map(|i| (i * 31 % 251) as u8).collect();
+        let w = Weight { dtype: DType::Q6_K, rows, cols, bytes: &bytes, layout: Layout::Rows };
+        for isa in Isa::supported() {
+            let mut out = vec![7u8; interleaved_bytes(DType::Q6_K, rows, cols).unwrap()];
+            dispatch(isa, Interleave { source: w.source().unwrap(), row: 0, out: &mut out });
+            for (i, word) in out.chunks(4).enumerate() {
+                let (row, at) = (i / (4 * stride) * 16 + i % 16, i / 16 * 4 % stride);
+                let want = if row < rows { &bytes[row * stride + at..][..4] } else { &[0; 4] };
+                assert_eq!(word, want, "{isa:?}, row {row}, byte {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn weights_follow_each_other() {
+        let pool = ThreadPool::new(2);
+        let (a, b) = (vec![1u8; 19 * 68], vec![2u8; 16 * 136]);
+        let weight = |bytes, rows, cols| Weight {
+            dtype: DType::Q8_0,
+            rows,
+            cols,
+            bytes,
+            layout: Layout::Rows,
+        };
+        let both = [weight(&a[..], 19, 64), weight(&b[..], 16, 128)];
+        let mut out = vec![7u8; 32 * 68 + 16 * 136];
+        interleave_all(&pool, &both, &mut out).unwrap();
+        assert!(out[32 * 68..].iter().all(|&x| x == 2));
+        assert_eq!(out.iter().filter(|&&x| x == 1).count(), a.len());
+        assert!(interleave_all(&pool, &both, &mut out[1..]).is_err());
     }
 
     #[test]

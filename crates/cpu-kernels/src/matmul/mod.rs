@@ -28,7 +28,9 @@ use crate::{Isa, KernelError, ThreadPool};
 pub use activations::{Activations, UnknownActivations};
 use blocks::DType;
 pub(crate) use float::{check_dtype, decode};
-pub use interleave::{can_interleave, interleave, interleaved_bytes};
+pub use interleave::{
+    INTERLEAVED_VERSION, can_interleave, interleave, interleave_all, interleaved_bytes,
+};
 pub(crate) use output::DisjointMut;
 pub use run::{Product, matmuls};
 pub(crate) use scratch::Scratch;

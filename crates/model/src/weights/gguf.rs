@@ -66,6 +66,10 @@ impl WeightSource for GgufModel {
     fn get(&self, name: &str) -> Result<Option<Tensor>, Error> {
         self.parts.get(name, |name| self.stored(name))
     }
+
+    fn gguf(&self) -> Option<&Gguf> {
+        Some(&self.file)
+    }
 }
 
 /// A tensor of a file, mapped.

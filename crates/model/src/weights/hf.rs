@@ -250,6 +250,10 @@ impl WeightSource for HfModel {
     fn get(&self, name: &str) -> Result<Option<Tensor>, Error> {
         self.parts.get(name, |name| self.stored(name))
     }
+
+    fn may_have_blocks(&self) -> bool {
+        false
+    }
 }
 
 /// How a tensor of GGUF is made.

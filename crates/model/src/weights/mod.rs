@@ -8,6 +8,7 @@ mod split;
 
 use std::path::Path;
 
+use ::gguf::Gguf;
 use tensor::Tensor;
 
 use crate::{Error, ModelConfig};
@@ -74,5 +75,16 @@ pub trait WeightSource {
     /// [`Error::MissingTensor`], and those of [`WeightSource::get`].
     fn require(&self, name: &str) -> Result<Tensor, Error> {
         self.get(name)?.ok_or_else(|| Error::MissingTensor { name: name.to_owned() })
+    }
+
+    /// Whether weights may be of block types; if not, loading looks for none to repack.
+    fn may_have_blocks(&self) -> bool {
+        true
+    }
+
+    /// The file that the weights are in, if it is one: by it they are recognised when the model is
+    /// opened again.
+    fn gguf(&self) -> Option<&Gguf> {
+        None
     }
 }
