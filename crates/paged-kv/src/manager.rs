@@ -142,6 +142,18 @@ impl<S: BuildHasher> KvCacheManager<S> {
         self.sequence(seq).map(|s| &s.tokens[..])
     }
 
+    /// How many of the pool's available blocks [`create`](Self::create) and appending the rest of
+    /// `tokens` would take: new ones, and idle ones that are found. What admission asks before it
+    /// starts a sequence.
+    pub fn blocks_to_start(&self, salt: CacheSalt, tokens: &[TokenId]) -> usize {
+        let mut blocks = tokens.len().div_ceil(self.config.block_size);
+        if self.config.eviction != EvictionPolicy::None {
+            let found = self.prefix.peek(salt, findable(tokens));
+            blocks -= found.filter(|&block| !self.pool.is_idle(block)).count();
+        }
+        blocks
+    }
+
     /// Starts a sequence with what is cached of `tokens`: that many positions, which is returned,
     /// need not be computed; append the rest. The last token is never taken from the cache, since
     /// the model must compute something to say what comes next.
@@ -157,8 +169,7 @@ impl<S: BuildHasher> KvCacheManager<S> {
         self.must_be_new(seq)?;
         let mut sequence = Sequence::new(salt);
         if self.config.eviction != EvictionPolicy::None {
-            let findable = &tokens[..tokens.len().saturating_sub(1)];
-            self.prefix.lookup(salt, findable, &mut sequence.table.blocks);
+            self.prefix.lookup(salt, findable(tokens), &mut sequence.table.blocks);
             self.counters.prefix_queries += tokens.len() as u64;
         }
         let found = sequence.table.blocks.len();
@@ -373,4 +384,9 @@ impl<S: BuildHasher> KvCacheManager<S> {
         blocks.iter().rev().for_each(|&block| self.drop_block(block));
         self.counters.table_entries -= blocks.len();
     }
+}
+
+/// All but the last token.
+fn findable(tokens: &[TokenId]) -> &[TokenId] {
+    &tokens[..tokens.len().saturating_sub(1)]
 }

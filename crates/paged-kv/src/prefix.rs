@@ -93,18 +93,29 @@ impl<S: BuildHasher> PrefixCache<S> {
         self.entries.get(block.index()).and_then(Option::as_ref).map_or(0, |e| e.hits)
     }
 
-    /// Appends the longest chain of cached blocks that `tokens` begins with, and counts it as a hit
-    /// of each. Time is linear in the tokens found.
-    pub fn lookup(&mut self, salt: CacheSalt, tokens: &[TokenId], found: &mut Vec<BlockId>) {
+    /// The longest chain of cached blocks that `tokens` begins with. Time is linear in the tokens
+    /// found.
+    pub fn peek<'a>(
+        &'a self,
+        salt: CacheSalt,
+        tokens: &'a [TokenId],
+    ) -> impl Iterator<Item = BlockId> + 'a {
         let mut parent = Parent::Salt(salt);
-        for tokens in tokens.chunks_exact(self.block_size) {
-            let hash = self.hash(parent, tokens);
-            let Some(block) = self.find(hash, parent, tokens) else { return };
+        tokens.chunks_exact(self.block_size).map_while(move |tokens| {
+            let block = self.find(self.hash(parent, tokens), parent, tokens)?;
+            parent = Parent::Block(block);
+            Some(block)
+        })
+    }
+
+    /// Appends the blocks of [`peek`](Self::peek), and counts a hit of each.
+    pub fn lookup(&mut self, salt: CacheSalt, tokens: &[TokenId], found: &mut Vec<BlockId>) {
+        let from = found.len();
+        found.extend(self.peek(salt, tokens));
+        for block in &found[from..] {
             if let Some(entry) = &mut self.entries[block.index()] {
                 entry.hits = entry.hits.saturating_add(1);
             }
-            found.push(block);
-            parent = Parent::Block(block);
         }
     }
 

@@ -142,11 +142,16 @@ impl Model {
         let failed = match call {
             Call::Create { seq, salt, prompt } => {
                 let (seq, salt) = (SeqId(seq), CacheSalt(salt));
+                let needed = self.kv.blocks_to_start(salt, &prompt);
                 let created = self.kv.create(seq, salt, &prompt);
                 assert_eq!(created.is_ok(), !self.seqs.contains_key(&seq));
                 let Ok(found) = created else { return };
                 assert_eq!(found % self.block_size(), 0);
                 assert!(found == 0 || found < prompt.len());
+                let available = before.free_blocks + before.idle_blocks;
+                let revived = available - self.kv.pool().available();
+                let new = self.kv.blocks_needed(seq, prompt.len() - found).unwrap();
+                assert_eq!(revived + new, needed);
                 self.seqs.insert(seq, ((salt, prompt[..found].to_vec()), false));
                 false
             }
