@@ -197,8 +197,7 @@ fn outcomes(events: &[Event]) -> Outcomes {
             Happening::Finishes => outcomes.served += 1,
             Happening::TooLarge { .. } => outcomes.too_large += 1,
             Happening::GivesUp { shortage } => {
-                let holes =
-                    shortage.is_fragmentation() || met_holes.contains_key(&event.request);
+                let holes = shortage.is_fragmentation() || met_holes.contains_key(&event.request);
                 outcomes.fragmentation += usize::from(holes);
                 match shortage.fits() {
                     true => outcomes.gave_up += 1,

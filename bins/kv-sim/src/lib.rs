@@ -4,7 +4,7 @@
 //! - [`memory`]: what allocators have in common, [`contiguous`] and [`pages`];
 //! - [`sim`]: queue, patience and steps, the same for all;
 //! - [`experiment`]: the same trace through several, and what is compared; [`sweep`]: pages of several
-//!   block sizes;
+//!   block sizes; [`measure`]: what attention over blocks costs on this machine;
 //! - [`text`], [`svg`], [`html`]: how it is told.
 //!
 //! The pages are those of the crate `paged-kv`, not a model of them. Equal arguments give equal
@@ -14,7 +14,13 @@
 pub mod contiguous;
 pub mod cost;
 pub mod experiment;
+pub mod html;
+pub mod measure;
 pub mod memory;
 pub mod pages;
 pub mod sim;
+pub mod svg;
+pub mod sweep;
+pub mod text;
 pub mod trace;
+pub mod units;

@@ -204,10 +204,13 @@ impl Simulation {
                 Ok(admission) => {
                     let waited = self.now - job.request.arrival;
                     let cached = admission.cached;
-                    self.happens(id, match job.started {
-                        true => Happening::Resumes,
-                        false => Happening::Starts { waited, cached },
-                    });
+                    self.happens(
+                        id,
+                        match job.started {
+                            true => Happening::Resumes,
+                            false => Happening::Starts { waited, cached },
+                        },
+                    );
                     job.to_compute = job.len() - cached;
                     job.started = true;
                     self.swapped_bytes += admission.swapped_bytes;
