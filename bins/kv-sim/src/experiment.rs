@@ -1,6 +1,6 @@
 //! The same trace through several kinds of memory, and what is compared.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use paged_kv::{ContiguousAllocator, Fit, PagedKvError};
 use serde::Serialize;
@@ -59,6 +59,8 @@ impl Experiment {
 pub struct Outcomes {
     /// All tokens generated.
     pub served: usize,
+    /// Waited at the head of the queue for memory, whatever became of them.
+    pub waited: usize,
     /// Gave up for want of memory.
     pub out_of_memory: usize,
     /// Of these: there was enough, but not in one piece, when they gave up or when they were the
@@ -188,16 +190,19 @@ fn shares(samples: &[Sample], until: u64) -> Shares {
 fn outcomes(events: &[Event]) -> Outcomes {
     let mut outcomes = Outcomes::default();
     // Who met holes that add up to enough while it was the first of the queue.
-    let mut met_holes = BTreeMap::new();
+    let mut met_holes = BTreeSet::new();
     for event in events {
         match event.happening {
-            Happening::Waits { shortage } if shortage.is_fragmentation() => {
-                met_holes.insert(event.request, ());
+            Happening::Waits { shortage } => {
+                outcomes.waited += 1;
+                if shortage.is_fragmentation() {
+                    met_holes.insert(event.request);
+                }
             }
             Happening::Finishes => outcomes.served += 1,
             Happening::TooLarge { .. } => outcomes.too_large += 1,
             Happening::GivesUp { shortage } => {
-                let holes = shortage.is_fragmentation() || met_holes.contains_key(&event.request);
+                let holes = shortage.is_fragmentation() || met_holes.contains(&event.request);
                 outcomes.fragmentation += usize::from(holes);
                 match shortage.fits() {
                     true => outcomes.gave_up += 1,

@@ -89,11 +89,13 @@ impl PagedMemory {
         }
     }
 
-    /// Records which of these blocks nobody holds any more.
+    /// Records which of these blocks nobody holds any more; those taken and lost within a step leave
+    /// no trace.
     fn disown(&mut self, blocks: &[BlockId]) {
         for &block in blocks {
             if self.kv.pool().references(block) == 0
                 && let Some((request, from)) = self.owners[block.index()].take()
+                && from < self.now
             {
                 let start = self.slots(block.index());
                 let (len, to) = (self.slots(1), self.now);

@@ -81,13 +81,12 @@ impl Plot {
 
 fn legend(out: &mut String) {
     let parts = [
-        ("held", "holds tokens"),
-        ("later", "reserved for later"),
-        ("never", "reserved, never used"),
-        ("scattered", "free, but in pieces"),
+        ("held", "holds tokens", 12.0),
+        ("later", "reserved for later", 150.0),
+        ("never", "reserved, never used", 310.0),
+        ("scattered", "free, but in pieces", 490.0),
     ];
-    for (i, (class, label)) in parts.iter().enumerate() {
-        let x = 12.0 + 165.0 * i as f64;
+    for (class, label, x) in parts {
         let _ = writeln!(
             out,
             "<rect class=\"{class}\" x=\"{x}\" y=\"47\" width=\"12\" height=\"12\"/>\

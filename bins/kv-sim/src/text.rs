@@ -81,6 +81,7 @@ pub fn table(summaries: &[Summary], until: u64) -> String {
     };
     let percent = |share: f64| format!("{:.1} %", 100.0 * share);
     row("requests served", &|s| s.outcomes.served.to_string());
+    row("waited for a release", &|s| s.outcomes.waited.to_string());
     row("out of memory", &|s| s.outcomes.out_of_memory.to_string());
     row("  though enough was free", &|s| s.outcomes.fragmentation.to_string());
     row("gave up behind others", &|s| s.outcomes.gave_up.to_string());

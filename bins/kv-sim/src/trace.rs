@@ -280,7 +280,7 @@ mod tests {
             ("{", "line 1: EOF"),
             ("\0\u{1}", "line 1: expected value"),
             (&long, "line 1 is longer than 4096 bytes"),
-            (&deep, "line 1: recursion limit"),
+            (&deep, "line 1: invalid type"),
             (&format!("{good}\n{good} x"), "line 2: trailing characters"),
             (r#"{"arrival":0,"prompt":1}"#, "line 1: missing field `output`"),
             (r#"{"arrival":0,"prompt":1,"output":1,"n":1}"#, "line 1: unknown field `n`"),
