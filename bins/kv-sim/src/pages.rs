@@ -76,10 +76,15 @@ impl PagedMemory {
         positions.map(|p| self.token(request, p)).collect()
     }
 
-    /// Blocks to keep for those that run, one in a hundred, as vLLM does: else who comes in last is
-    /// preempted at once.
-    fn watermark(&self) -> usize {
-        self.kv.pool().total() / 100
+    /// Blocks that must be available for a request to be taken in: its own, and one in a hundred for
+    /// those that run, as with vLLM; else who comes in last is preempted at once.
+    fn blocks_to_admit(&self, request: &Request, len: usize, alone: bool) -> usize {
+        let spare = if alone { 0 } else { self.kv.pool().total() / 100 };
+        let own = match self.kv.is_swapped(seq(request.id)) {
+            true => len.div_ceil(self.config.block_size),
+            false => self.kv.blocks_to_start(SALT, &self.tokens(request.id, 0..len)),
+        };
+        own + spare
     }
 
     /// Records the blocks that a request has taken.
@@ -122,22 +127,16 @@ fn seq(request: u32) -> SeqId {
 impl Memory for PagedMemory {
     fn admit(&mut self, request: &Request, len: usize, alone: bool) -> Result<Admission, Shortage> {
         let id = seq(request.id);
-        let spare = if alone { 0 } else { self.watermark() };
         let mut admission = Admission::default();
-        let swapped = self.kv.is_swapped(id);
-        let tokens = if swapped { Vec::new() } else { self.tokens(request.id, 0..len) };
-        let needed = match swapped {
-            true => len.div_ceil(self.config.block_size),
-            false => self.kv.blocks_to_start(SALT, &tokens),
-        };
-        if needed + spare > self.kv.pool().available() {
+        if self.blocks_to_admit(request, len, alone) > self.kv.pool().available() {
             return Err(self.shortage(request, len));
         }
-        if swapped {
+        if self.kv.is_swapped(id) {
             let copies = self.kv.swap_in(&[id]).expect("counted just above");
             admission.cached = len;
             admission.swapped_bytes = self.swapped_bytes(copies.len());
         } else {
+            let tokens = self.tokens(request.id, 0..len);
             admission.cached = self.kv.create(id, SALT, &tokens).expect("its name is its own");
             self.kv.append(id, &tokens[admission.cached..]).expect("counted just above");
         }
@@ -194,8 +193,11 @@ impl Memory for PagedMemory {
     }
 
     fn shortage(&self, request: &Request, len: usize) -> Shortage {
-        let runs = self.kv.table(seq(request.id)).map_or(0, |t| t.blocks().len());
-        let need = self.slots(len.div_ceil(self.config.block_size) - runs);
+        let blocks = match self.kv.table(seq(request.id)) {
+            Ok(table) => len.div_ceil(self.config.block_size) - table.blocks().len(),
+            Err(_) => self.blocks_to_admit(request, len, self.totals.is_empty()),
+        };
+        let need = self.slots(blocks);
         let free = self.slots(self.kv.pool().available());
         Shortage { need, largest_hole: free, free }
     }

@@ -78,7 +78,8 @@ fn sequences(c: &mut Criterion) {
                 found
             });
         });
-        // Every prompt another, in a pool that is full: each block evicts one.
+        // Every prompt another: the small pool is soon full, and each block evicts one; in the large
+        // one each block is touched for the first time.
         let mut first = 0;
         group.bench_function("create, append, commit, free: nothing cached", |bench| {
             let next = || {

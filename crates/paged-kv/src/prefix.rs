@@ -88,6 +88,11 @@ impl<S: BuildHasher> PrefixCache<S> {
         self.entries.get(block.index()).is_some_and(Option::is_some)
     }
 
+    /// What precedes a block that can be found. The block it names can be found too.
+    pub fn parent(&self, block: BlockId) -> Option<Parent> {
+        self.entries.get(block.index()).and_then(Option::as_ref).map(|e| e.parent)
+    }
+
     /// How often [`lookup`](Self::lookup) returned this block.
     pub fn hits(&self, block: BlockId) -> u32 {
         self.entries.get(block.index()).and_then(Option::as_ref).map_or(0, |e| e.hits)

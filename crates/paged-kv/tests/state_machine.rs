@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::{BuildHasher, Hasher};
 
 use paged_kv::{
-    BlockId, CacheSalt, EvictionPolicy, KvCacheConfig, KvCacheManager, PagedKvError, SeqId,
+    BlockId, CacheSalt, EvictionPolicy, KvCacheConfig, KvCacheManager, PagedKvError, Parent, SeqId,
     SwapCopy, TokenId,
 };
 use proptest::prelude::*;
@@ -241,6 +241,22 @@ impl Model {
         }
     }
 
+    /// A block that can be found continues the one that is named as its parent, which can be found
+    /// too.
+    fn check_cached(&self, block: BlockId) {
+        let last = self.block_size() - 1;
+        let before = match self.kv.prefix_cache().parent(block) {
+            None => return,
+            Some(Parent::Salt(salt)) => (salt, Vec::new()),
+            Some(Parent::Block(parent)) => {
+                assert!(self.kv.prefix_cache().contains(parent), "{block:?} outlived {parent:?}");
+                self.device[&(parent, last)].clone()
+            }
+        };
+        let (salt, tokens) = &self.device[&(block, last)];
+        assert_eq!((*salt, &tokens[..tokens.len() - last - 1]), (before.0, &before.1[..]));
+    }
+
     fn check(&self) {
         let (kv, bs) = (&self.kv, self.block_size());
         let stats = kv.stats();
@@ -274,6 +290,7 @@ impl Model {
             assert_eq!(kv.pool().references(block), counted);
             assert!(!kv.pool().is_idle(block) || kv.prefix_cache().contains(block));
             assert!(!(kv.pool().is_idle(block) && counted > 0));
+            self.check_cached(block);
         }
         assert_eq!(stats.used_blocks, references.len());
         assert_eq!(stats.free_blocks + stats.idle_blocks + stats.used_blocks, stats.total_blocks);
