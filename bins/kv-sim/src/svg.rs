@@ -173,12 +173,15 @@ fn stretches(out: &mut String, plot: &Plot, trace: &[Request], tenures: &[Tenure
     }
 }
 
+/// The upper edge of an area, in slots.
+type Level = fn(&Sample) -> u64;
+
 /// Where the memory goes over time, one above the other.
 fn areas(out: &mut String, plot: &Plot, samples: &[Sample], top: f64) {
     // A step is less than a pixel wide.
     let every = samples.len().div_ceil(600).max(1);
     let samples: Vec<&Sample> = samples.iter().step_by(every).collect();
-    let levels: [(&str, fn(&Sample) -> u64); 4] = [
+    let levels: [(&str, Level); 4] = [
         ("scattered", |s| s.usage.allocated() + s.usage.scattered),
         ("never", |s| s.usage.allocated()),
         ("later", |s| s.usage.held + s.usage.later),

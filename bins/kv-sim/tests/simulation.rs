@@ -101,23 +101,6 @@ fn a_shared_prompt_is_stored_once() {
 }
 
 #[test]
-fn a_flood_leaves_a_protected_prefix_alone() {
-    let mut experiment = default_experiment(1);
-    // Longer pauses than it takes to push everything out by way of prompts that come once.
-    let of = |requests, rate, system_prompt, seed| {
-        Workload { requests, rate, max_model_len: 2048, system_prompt, seed }.trace()
-    };
-    experiment.trace = of(400, 12.0, 64, 1);
-    experiment.pages.system_prompt = 64;
-    let mut hits = |eviction| {
-        experiment.pages.eviction = eviction;
-        experiment.run(Allocator::Pages).unwrap().summary(0).prefix_hit_rate
-    };
-    let lru = hits(EvictionPolicy::Lru);
-    assert!(hits(EvictionPolicy::SegmentedLru) >= lru && lru > 0.2, "{lru}");
-}
-
-#[test]
 fn larger_blocks_waste_more() {
     let experiment = default_experiment(42);
     let until = compared_until(&experiment);

@@ -314,8 +314,10 @@ impl<S: BuildHasher> KvCacheManager<S> {
         sequence.table.len = len;
         sequence.committed = sequence.committed.min(len);
         sequence.cached = sequence.cached.min(kept);
-        let dropped = sequence.table.blocks.split_off(kept);
-        self.drop_blocks(&dropped);
+        let mut blocks = std::mem::take(&mut sequence.table.blocks);
+        self.drop_blocks(&blocks[kept..]);
+        blocks.truncate(kept);
+        self.get_mut(seq).table.blocks = blocks;
         Ok(())
     }
 
