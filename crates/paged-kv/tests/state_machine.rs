@@ -29,7 +29,7 @@ enum Call {
 
 /// Few names, tokens and salts, so that calls meet.
 fn call() -> impl Strategy<Value = Call> {
-    let seq = || 0..6u64;
+    let seq = || 0..4u64;
     let tokens = |most| prop::collection::vec(0..2u32, 0..most);
     prop_oneof![
         4 => (seq(), 0..2u64, tokens(14))
@@ -39,8 +39,8 @@ fn call() -> impl Strategy<Value = Call> {
         3 => (seq(), seq()).prop_map(|(parent, child)| Call::Fork { parent, child }),
         2 => (seq(), 0..16usize).prop_map(|(seq, len)| Call::Truncate { seq, len }),
         3 => seq().prop_map(|seq| Call::Free { seq }),
-        1 => prop::collection::vec(seq(), 1..4).prop_map(|seqs| Call::SwapOut { seqs }),
-        2 => prop::collection::vec(seq(), 1..4).prop_map(|seqs| Call::SwapIn { seqs }),
+        1 => prop::collection::vec(seq(), 1..3).prop_map(|seqs| Call::SwapOut { seqs }),
+        2 => prop::collection::vec(seq(), 1..3).prop_map(|seqs| Call::SwapIn { seqs }),
     ]
 }
 
@@ -308,7 +308,7 @@ impl Model {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 2000, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 5000, ..ProptestConfig::default() })]
 
     #[test]
     fn the_cache_behaves_as_plain_storage(
