@@ -8,6 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 declare -A may_use=(
     [blocks]=""
     [files]=""
+    [paged-kv]=""
     [gguf]="blocks files"
     [cpu-kernels]="blocks"
     [quant-core]="blocks cpu-kernels"

@@ -13,7 +13,7 @@ use testkit::workspace;
 
 /// The crates by rank: an edge goes to a lower rank only. One line of ARCHITECTURE.md's graph each.
 const RANKS: &[&[&str]] = &[
-    &["blocks", "files"],
+    &["blocks", "files", "paged-kv"],
     &["cpu-kernels", "gguf"],
     &["tensor"],
     &["quant-core"],
@@ -21,12 +21,13 @@ const RANKS: &[&[&str]] = &[
     &["model"],
     &["eval"],
     &["compress"],
-    &["infinity-cli", "gguf-peek-cli", "ppl-cli"],
+    &["infinity-cli", "gguf-peek-cli", "kv-sim-cli", "ppl-cli"],
     &["benches"],
 ];
 
 /// Crates that know no model: they work on matrices, distributions, logits.
-const MODEL_FREE: &[&str] = &["sampling", "quant-core", "cpu-kernels", "blocks", "files", "gguf"];
+const MODEL_FREE: &[&str] =
+    &["sampling", "quant-core", "cpu-kernels", "blocks", "files", "gguf", "paged-kv"];
 
 /// Where SIMD, mmap and CUDA live. Every other crate forbids unsafe code.
 const MAY_BE_UNSAFE: &[&str] = &["files", "cpu-kernels", "tensor"];
