@@ -157,9 +157,11 @@ fn saved_logits_are_those_of_the_model() {
     assert_eq!(theirs.base.stamp.targets, 9);
     assert_eq!(theirs.divergence.same_top.value, 1.0);
     assert!((1e-9..1e-5).contains(&theirs.divergence.mean.value), "{theirs:?}");
-    // The rounding alone is the floor under every figure.
+    // The rounding alone is the floor under every figure: mostly what lies more than 16 below the
+    // largest logit, which is lifted to there.
     let floor = compare(&mut source(), &mut SavedPrecision(source()), &task, &mut |_| {}).unwrap();
-    assert!((1e-10..1e-7).contains(&floor.divergence.mean.value), "{floor:?}");
+    assert!((1e-10..1e-5).contains(&floor.divergence.mean.value), "{floor:?}");
+    assert!(floor.divergence.median < 1e-7, "{floor:?}");
 }
 
 /// What the vocabulary is does not depend on where it was read.

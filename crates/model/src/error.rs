@@ -182,11 +182,20 @@ pub enum Error {
     },
     /// An operation on tensors failed.
     #[error(transparent)]
-    Tensor(#[from] tensor::Error),
+    Tensor(tensor::Error),
     /// The key-value cache refused.
     #[error(transparent)]
     Kv(#[from] tensor::kv::KvError),
     /// A GGUF file that cannot be read.
     #[error(transparent)]
     Gguf(#[from] gguf::Error),
+}
+
+impl From<tensor::Error> for Error {
+    fn from(error: tensor::Error) -> Self {
+        match error {
+            tensor::Error::Kv(error) => Error::Kv(error),
+            error => Error::Tensor(error),
+        }
+    }
 }

@@ -24,16 +24,22 @@ fn every_product_is_a_line_with_its_bytes_and_operations() {
     let of =
         |name: &'static str| -> Vec<&Event> { events.iter().filter(|e| e.name == name).collect() };
     let products = watched.decoder().unwrap().products();
+    // Products of the same activations are one: queries, keys and values; gate and up.
+    let (output, layers) = products.split_last().unwrap();
+    let jobs = layers.chunks(7).flat_map(|l| [&l[..3], &l[3..4], &l[4..6], &l[6..]]);
+    let jobs: Vec<_> = jobs.chain([std::slice::from_ref(output)]).collect();
     let linear = of("linear");
-    assert_eq!(linear.len(), products.len());
+    assert_eq!(linear.len(), jobs.len());
     // Three rows go through all products but those after the last attention, which one row needs.
-    let last = products.len() - 5;
-    for (i, (event, product)) in linear.iter().zip(&products).enumerate() {
-        let (weight, rows) = (&product.linear.weight, if i < last { 3 } else { 1 });
-        assert_eq!(event.detail, weight.dtype().name());
-        assert_eq!(event.work.operations, 2 * rows * weight.rows() * weight.cols());
-        let moved = 4 * rows * (weight.rows() + weight.cols());
-        assert_eq!(event.work.bytes, weight.byte_len() + moved);
+    let last = jobs.len() - 4;
+    for (i, (event, job)) in linear.iter().zip(jobs).enumerate() {
+        let weights = || job.iter().map(|product| &product.linear.weight);
+        let (cols, rows) = (job[0].linear.weight.cols(), if i < last { 3 } else { 1 });
+        let out: usize = weights().map(|weight| weight.rows()).sum();
+        assert_eq!(event.detail, job[0].linear.weight.dtype().name());
+        assert_eq!(event.work.operations, 2 * rows * out * cols);
+        let read: usize = weights().map(|weight| weight.byte_len()).sum();
+        assert_eq!(event.work.bytes, read + 4 * rows * (out + cols));
     }
     let config = &watched.decoder().unwrap().config;
     let attention = of("attention");
