@@ -7,6 +7,7 @@ mod ceilings;
 mod chat;
 mod convert;
 mod devices;
+mod flame;
 mod generate;
 mod load;
 mod logits;

@@ -7,7 +7,7 @@ use model::Repack;
 use sampling::{PenaltyWindow, SamplingParams};
 use tensor::{Activations, Compute, DType, Device, Profile};
 
-use crate::cache;
+use crate::{cache, flame};
 
 /// What a model runs on.
 #[derive(clap::Args, Clone)]
@@ -37,9 +37,9 @@ pub(crate) struct Hardware {
     /// Read all weights into memory before anything else, and show how far it is
     #[arg(long)]
     warm_up: bool,
-    /// Show at the end where the time went, by operation, or write it to FILE for a trace viewer
-    /// (chrome://tracing, Perfetto)
-    #[arg(long, value_name = "FILE.json", num_args = 0..=1, require_equals = true)]
+    /// Show at the end where the time went, by operation, or write it to FILE: .svg as a flame
+    /// graph, else for a trace viewer (chrome://tracing, Perfetto)
+    #[arg(long, value_name = "FILE.json|FILE.svg", num_args = 0..=1, require_equals = true)]
     profile: Option<Option<PathBuf>>,
 }
 
@@ -83,8 +83,14 @@ impl Hardware {
             None => {}
             Some(None) => eprint!("{}", profile.table()),
             Some(Some(path)) => {
-                let trace = profile.chrome_trace();
-                files::write_atomically(path, trace.as_bytes())
+                let written = match path.extension() {
+                    Some(svg) if svg == "svg" => match flame::svg(&profile.table()) {
+                        Some(svg) => svg,
+                        None => bail!("nothing ran that a profile could show"),
+                    },
+                    _ => profile.chrome_trace(),
+                };
+                files::write_atomically(path, written.as_bytes())
                     .with_context(|| path.display().to_string())?;
             }
         }

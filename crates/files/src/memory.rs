@@ -5,9 +5,8 @@ use memmap2::MmapMut;
 /// Memory of the process's own, zeroed, in one piece that begins at a page; for sizes that the
 /// allocator should not be bothered with. Pages that are never written take no memory.
 ///
-/// Huge pages are not asked for. They are cheaper to fill where a machine has them at hand, but a
-/// virtual machine's host takes back free memory of just their size: there, filling 630 MB took
-/// twice as long with them, and products that read it were no faster.
+/// Huge pages are not asked for: on a virtual machine filling 630 MB with them took between as long
+/// and three times as long, and products that read it gained at most a few percent.
 ///
 /// ```
 /// let mut memory = files::LargeMemory::zeroed(100)?;

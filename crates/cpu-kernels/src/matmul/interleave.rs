@@ -44,8 +44,7 @@ pub fn interleaved_bytes(dtype: DType, rows: usize, cols: usize) -> Result<usize
     Ok(rows.next_multiple_of(LANES).saturating_mul(row))
 }
 
-/// Bytes of output that one thread makes in one go: what a huge page of memory has, so that two
-/// threads seldom wait for the same one to be cleared.
+/// Bytes of output that one thread makes in one go.
 const PIECE: usize = 2 << 20;
 
 /// Writes the interleaved form of `w` to `out`.

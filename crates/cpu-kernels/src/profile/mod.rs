@@ -25,7 +25,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-pub use table::Table;
+pub use table::{Line, Table};
 
 /// A record of what ran, or nothing. Clones share it.
 #[derive(Clone, Debug, Default)]
