@@ -15,9 +15,9 @@ const MARGIN: f64 = 12.0;
 const LETTER: f64 = 6.6;
 
 /// Fills that dark letters can be read on; names take them in the order in which they appear.
-const FILLS: [&str; 10] = [
+const FILLS: [&str; 14] = [
     "#f4a582", "#92c5de", "#fddb9b", "#b8e0b0", "#d6c1e0", "#f7c6d5", "#bfd8d2", "#e3d0b0",
-    "#c9cfe8", "#dddddd",
+    "#c9cfe8", "#dddddd", "#ffd0b5", "#a9dfd5", "#e6e3a3", "#cdb7a5",
 ];
 
 /// One graph for each outermost scope, such as prefill and decode, each over its own time. `None` if
