@@ -13,21 +13,21 @@ use testkit::workspace;
 
 /// The crates by rank: an edge goes to a lower rank only. One line of ARCHITECTURE.md's graph each.
 const RANKS: &[&[&str]] = &[
-    &["blocks", "files", "paged-kv"],
+    &["blocks", "files", "openai-api"],
     &["cpu-kernels", "gguf"],
     &["tensor"],
-    &["quant-core"],
-    &["sampling", "tokenizer"],
-    &["model"],
+    &["quant-core", "paged-kv"],
+    &["sampling", "tokenizer", "scheduler"],
+    &["model", "constrain"],
     &["eval"],
-    &["compress"],
-    &["infinity-cli", "gguf-peek-cli", "kv-sim-cli", "ppl-cli"],
+    &["compress", "serve"],
+    &["infinity-cli", "gguf-peek-cli", "kv-sim-cli", "llama-box-cli", "paged-attn-cli", "ppl-cli"],
     &["benches"],
 ];
 
 /// Crates that know no model: they work on matrices, distributions, logits.
 const MODEL_FREE: &[&str] =
-    &["sampling", "quant-core", "cpu-kernels", "blocks", "files", "gguf", "paged-kv"];
+    &["sampling", "quant-core", "cpu-kernels", "blocks", "files", "gguf", "paged-kv", "scheduler"];
 
 /// Where SIMD, mmap and CUDA live. Every other crate forbids unsafe code.
 const MAY_BE_UNSAFE: &[&str] = &["files", "cpu-kernels", "tensor"];

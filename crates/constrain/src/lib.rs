@@ -1,0 +1,2 @@
+//! Output that follows a JSON schema, a regular expression or a grammar; tool calls in a model's text.
+#![forbid(unsafe_code)]

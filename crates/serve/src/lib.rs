@@ -1,0 +1,2 @@
+//! Continuous batching over a paged cache behind the OpenAI API.
+#![forbid(unsafe_code)]
