@@ -50,6 +50,11 @@ fuzz LIMIT="60" *TARGETS:
 asan *ARGS:
     crates/cpu-kernels/asan.sh {{ARGS}}
 
+# The server's page in headless Chromium, with screenshots in target/page (needs node, npm and chromium)
+page:
+    cargo build --release -p infinity-cli
+    cd crates/serve/tests/page && npm install --no-audit --no-fund --no-package-lock && npm test
+
 # Each library crate from a project outside the workspace, alone
 outside *CRATE:
     outside/run.sh {{CRATE}}
