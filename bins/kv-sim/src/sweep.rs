@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::experiment::Experiment;
 use crate::memory::Allocator;
 use crate::text::aligned;
-use crate::units::thousands;
+use files::units::thousands;
 
 /// The sizes that are tried.
 pub const BLOCK_SIZES: [usize; 9] = [1, 2, 4, 8, 16, 32, 64, 128, 256];

@@ -4,11 +4,14 @@
 //! written in place (temporary file in the same folder, fsync, rename, fsync of the folder).
 
 mod atomic;
+mod available;
 mod mapped;
 mod memory;
 mod space;
+pub mod units;
 
 pub use atomic::{AtomicFile, write_atomically};
 pub use mapped::{FileStamp, MappedFile};
+pub use available::available_memory;
 pub use memory::LargeMemory;
 pub use space::free_space;

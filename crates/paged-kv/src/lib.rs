@@ -16,8 +16,11 @@
 //! - [`PrefixCache`]: blocks by content.
 //! - [`ContiguousAllocator`]: what pages replace, for comparison.
 //!
-//! This is bookkeeping alone: no keys, values, model, clock or thread. The same calls give the same
-//! blocks. (The key of the prefix cache's hash is random, and has no say in what is found.)
+//! - `storage`, behind the feature of that name: keys and values in blocks, as the cache that a model's
+//!   forward reads and writes.
+//!
+//! All but that is bookkeeping alone: no keys, values, model, clock or thread. The same calls give the
+//! same blocks. (The key of the prefix cache's hash is random, and has no say in what is found.)
 //!
 //! # How ids map to storage
 //! A pool of `n` blocks of `b` positions stands for storage that somebody else holds: per layer, keys
@@ -27,10 +30,9 @@
 //! `(block * b + offset) * slot_bytes .. (block * b + offset + len) * slot_bytes`
 //!
 //! of a layer's keys, and the same of its values, `slot_bytes` being one position's keys in one layer
-//! (`KvLayout::slot_bytes` of the crate `tensor`). That is one `KvRun` of attention: a `KvCache` over
-//! pages answers `runs(layer, seq, positions)` with one run for each of [`BlockTable::runs`],
-//! `write` with one copy for each, and `reserve` with [`KvCacheManager::append`]. A block is thus
-//! `b` positions *of every layer*: one table serves all layers, and one block takes
+//! (`KvLayout::slot_bytes` of the crate `tensor`). That is one `KvRun` of attention: `PagedKvCache`
+//! answers `runs(layer, seq, positions)` with [`BlockTable::runs`], those that touch being one. A
+//! block is thus `b` positions *of every layer*: one table serves all layers, and one block takes
 //! `b * bytes_per_token` bytes. A [`BlockCopy`] or [`SwapCopy`] is done in every layer before the next
 //! step reads or writes. Any element type will do whose slots are whole bytes, since slots never
 //! straddle blocks.
@@ -69,6 +71,8 @@ mod pool;
 mod prefix;
 mod sequence;
 mod stats;
+#[cfg(feature = "storage")]
+pub mod storage;
 mod swap;
 mod table;
 
@@ -79,6 +83,8 @@ pub use pool::{Allocation, BlockId, BlockPool, Keep};
 pub use prefix::{CacheSalt, Inserted, Parent, PrefixCache};
 pub use sequence::SeqId;
 pub use stats::KvStats;
+#[cfg(feature = "storage")]
+pub use storage::{PagedKvCache, PagedStorage};
 pub use swap::SwapCopy;
 pub use table::{BlockRun, BlockTable};
 

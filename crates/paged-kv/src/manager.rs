@@ -142,6 +142,14 @@ impl<S: BuildHasher> KvCacheManager<S> {
         self.sequence(seq).map(|s| &s.tokens[..])
     }
 
+    /// How many of a sequence's positions have their keys and values written.
+    ///
+    /// # Errors
+    /// [`PagedKvError::NoSuchSequence`].
+    pub fn committed(&self, seq: SeqId) -> Result<usize, PagedKvError> {
+        self.sequence(seq).map(|s| s.committed)
+    }
+
     /// How many of the pool's available blocks [`create`](Self::create) and appending the rest of
     /// `tokens` would take: new ones, and idle ones that are found. What admission asks before it
     /// starts a sequence.

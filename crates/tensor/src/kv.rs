@@ -27,8 +27,8 @@ pub struct KvLayout {
     pub n_kv_heads: usize,
     /// Elements a head.
     pub head_dim: usize,
-    /// How keys and values are stored: `F32`, `F16`, `BF16`, or `Q8_0` where heads are whole blocks
-    /// of 32.
+    /// How keys and values are stored: `F32`, `F16`, `BF16`, or `Q8_0` or `Q4_0` where heads are whole
+    /// blocks of 32.
     pub dtype: DType,
 }
 
@@ -51,8 +51,8 @@ impl KvLayout {
         let &Self { head_dim, dtype, .. } = self;
         match dtype {
             DType::F32 | DType::F16 | DType::BF16 => Ok(()),
-            DType::Q8_0 if dtype.bytes_for(head_dim).is_some() => Ok(()),
-            DType::Q8_0 => Err(KvError::PartialBlock { dtype, head_dim }),
+            DType::Q8_0 | DType::Q4_0 if dtype.bytes_for(head_dim).is_some() => Ok(()),
+            DType::Q8_0 | DType::Q4_0 => Err(KvError::PartialBlock { dtype, head_dim }),
             other => Err(KvError::UnsupportedDType(other)),
         }
     }
@@ -103,7 +103,7 @@ pub enum KvError {
         len: usize,
     },
     /// Keys and values cannot be stored as this type.
-    #[error("the key-value cache cannot hold {0}; use F32, F16, BF16 or Q8_0")]
+    #[error("the key-value cache cannot hold {0}; use F32, F16, BF16, Q8_0 or Q4_0")]
     UnsupportedDType(DType),
     /// A head ends within a block of this type.
     #[error(
@@ -430,13 +430,15 @@ mod tests {
 
     #[test]
     fn what_is_not_finite_is_an_error_where_it_cannot_be_held() {
-        for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8_0] {
+        for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0] {
             let (mut c, a) = (cache(dtype), SeqId(1));
             c.reserve(a, 1).unwrap();
             let x = vec![f32::NAN; c.layout.width()];
             let result = c.write(0, a, 0, &x, &x);
             match dtype {
-                DType::Q8_0 => assert_eq!(result, Err(KvError::NotFinite(dtype))),
+                DType::Q8_0 | DType::Q4_0 => {
+                    assert_eq!(result, Err(KvError::NotFinite(dtype)));
+                }
                 _ => assert!(result.is_ok() && keys(&c, 0, a).iter().all(|k| k.is_nan())),
             }
         }

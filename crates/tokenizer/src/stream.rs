@@ -7,6 +7,7 @@ use crate::{DecodeOptions, Error, Tokenizer};
 /// What [`DecodeStream::push`] and [`DecodeStream::finish`] return is, put together, what
 /// [`Tokenizer::decode`] returns for all ids at once. Bytes that do not yet make a character are
 /// held back; bytes that never will become U+FFFD.
+#[derive(Clone)]
 pub struct DecodeStream<'t> {
     tokenizer: &'t Tokenizer,
     options: DecodeOptions,

@@ -149,7 +149,7 @@ fn check_case(case: &Case) {
         out
     };
     let exact: Vec<f64> = q.iter().map(|&x| f64::from(x)).collect();
-    let quantized = cfg.kv_dtype == DType::Q8_0;
+    let quantized = unpack::is_quantized(cfg.kv_dtype);
     let as_used = if quantized { rounded(cfg, &q) } else { exact.clone() };
     let references = |q: &[f64]| -> Vec<f64> {
         let rows = q.chunks(width).zip(&seen);
@@ -189,7 +189,7 @@ proptest! {
 
     #[test]
     fn agrees_with_f64_whatever_the_batch_and_the_runs(
-        dtype in prop::sample::select(&[DType::F32, DType::F16, DType::BF16, DType::Q8_0][..]),
+        dtype in prop::sample::select(&[DType::F32, DType::F16, DType::BF16, DType::Q8_0, DType::Q4_0][..]),
         n_kv_heads in 1..4usize,
         shared in 1..9usize,
         head_dim in prop_oneof![Just(64usize), Just(128), 1..140usize],
@@ -209,7 +209,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let head_dim =
-            if dtype == DType::Q8_0 { head_dim.next_multiple_of(32) } else { head_dim };
+            if unpack::is_quantized(dtype) { head_dim.next_multiple_of(32) } else { head_dim };
         let cfg = AttentionConfig {
             n_heads: n_kv_heads * shared,
             n_kv_heads,
@@ -285,7 +285,7 @@ fn wrong_arguments_are_errors() {
     assert!(matches!(run(&cfg, &long, 0, 3, 32), Err(KernelError::Length { .. })));
     let heads = AttentionConfig { n_kv_heads: 3, ..cfg };
     assert!(matches!(run(&heads, &runs, 0, 3, 32), Err(KernelError::Heads { .. })));
-    let dtype = AttentionConfig { kv_dtype: DType::Q4_0, ..cfg };
+    let dtype = AttentionConfig { kv_dtype: DType::Q4_1, ..cfg };
     assert!(matches!(run(&dtype, &runs, 0, 3, 32), Err(KernelError::UnsupportedDType { .. })));
     let blocks = AttentionConfig { kv_dtype: DType::Q8_0, ..cfg };
     assert!(matches!(run(&blocks, &runs, 0, 3, 32), Err(KernelError::PartialBlock { .. })));

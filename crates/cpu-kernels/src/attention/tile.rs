@@ -8,7 +8,6 @@ use super::sweep::sweep;
 use super::{AttentionConfig, QueryRow, SPAN, TILE, unpack};
 use crate::matmul::DisjointMut;
 use crate::simd::{LANES, Op, Simd};
-use blocks::DType;
 use bytemuck::{Pod, Zeroable};
 use std::cell::Cell;
 use std::ops::Range;
@@ -41,6 +40,8 @@ struct Scratch {
     partial: Vec<Vector>,
     running: Vec<Vector>,
     pad: Vec<u8>,
+    /// A tile of Q4_0 as Q8_0.
+    wide: Vec<u8>,
 }
 
 thread_local! {
@@ -100,7 +101,7 @@ impl Op for PieceOp<'_> {
         for x in &mut scratch.x {
             *x *= scale;
         }
-        if kv_dtype == DType::Q8_0 {
+        if unpack::is_quantized(kv_dtype) {
             scratch.int8.round(&scratch.x);
             scratch.int8_keys.reserve(head_dim);
         }
@@ -234,7 +235,8 @@ impl TileAt<'_> {
             // Between what the one row sees and what the next does may lie what none does.
             all.filter(|&(at, n)| !seeing(rows, start + at, n).is_empty())
         };
-        let Scratch { x, int8, int8_keys, panel, scores, partial, pad, .. } = scratch;
+        let Scratch { x, int8, int8_keys, panel, scores, partial, pad, wide, .. } = scratch;
+        let quantized = unpack::is_quantized(kv_dtype);
 
         for (at, n) in spans() {
             cursor.rows(start + at, Part::Keys, head.row);
@@ -242,8 +244,8 @@ impl TileAt<'_> {
             for g in 0..groups {
                 let tile =
                     cursor.tile(start + at + g * LANES, n - g * LANES, head, Part::Keys, pad);
-                if kv_dtype == DType::Q8_0 {
-                    int8_keys.unpack(s, tile, g);
+                if quantized {
+                    int8_keys.unpack(s, unpack::as_q8_0(kv_dtype, tile, wide), g);
                 } else {
                     unpack::keys(s, kv_dtype, tile, &mut panel[g..], GROUPS);
                 }
@@ -251,7 +253,7 @@ impl TileAt<'_> {
             let ahead = &mut cursor.ahead(start + at, n, head, Part::Values);
             let (first, m) = (rows.start * shared, rows.len() * shared);
             let scores = &mut scores[first * SCORES + at / LANES..];
-            if kv_dtype == DType::Q8_0 {
+            if quantized {
                 quantized::sweep(s, int8_keys, groups, int8, (first, m), scores, SCORES, ahead);
             } else {
                 let (x, strides) = (&x[first * head_dim..], (head_dim, SCORES));
@@ -288,6 +290,7 @@ impl TileAt<'_> {
             for g in 0..n.div_ceil(LANES) {
                 let n = LANES.min(n - g * LANES);
                 let tile = values.tile(start + at + g * LANES, n, head, Part::Values, pad);
+                let tile = unpack::as_q8_0(kv_dtype, tile, wide);
                 let panel = &mut panel[g * LANES * out_groups..];
                 unpack::values(s, kv_dtype, tile, n, panel, out_groups);
             }

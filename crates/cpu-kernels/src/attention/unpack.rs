@@ -4,9 +4,39 @@ use super::tile::Vector;
 use crate::simd::{LANES, Simd, Tile};
 use blocks::DType;
 
-/// Elements of a Q8_0 block, and its bytes: a scale in f16 before them.
+/// Elements of a Q8_0 or Q4_0 block, and the bytes of a Q8_0 block: a scale in f16 before them.
 pub(super) const BLOCK: usize = 32;
 pub(super) const BLOCK_BYTES: usize = 34;
+/// Bytes of a Q4_0 block: a scale, then elements `i` and `i + 16` in the halves of byte `i`.
+const Q4_0_BYTES: usize = 18;
+
+/// Whether keys and values of a type are read as blocks of Q8_0.
+pub(super) fn is_quantized(dtype: DType) -> bool {
+    matches!(dtype, DType::Q8_0 | DType::Q4_0)
+}
+
+/// A tile of blocks of Q8_0: what a tile of Q8_0 is, and what one of Q4_0 becomes in `wide`, since
+/// its elements (a half byte less 8) are bytes too.
+#[inline(always)]
+pub(super) fn as_q8_0<'a>(dtype: DType, tile: Tile<'a>, wide: &'a mut Vec<u8>) -> Tile<'a> {
+    if dtype != DType::Q4_0 {
+        return tile;
+    }
+    let len = tile.len() / Q4_0_BYTES * BLOCK_BYTES;
+    wide.resize(LANES * len, 0);
+    for (r, to) in wide.chunks_exact_mut(len).enumerate() {
+        let (from, _) = tile.row(r).as_chunks::<Q4_0_BYTES>();
+        for (from, to) in from.iter().zip(to.as_chunks_mut::<BLOCK_BYTES>().0) {
+            to[..2].copy_from_slice(&from[..2]);
+            for i in 0..16 {
+                let byte = from[2 + i];
+                to[2 + i] = (byte & 15).wrapping_sub(8);
+                to[18 + i] = (byte >> 4).wrapping_sub(8);
+            }
+        }
+    }
+    Tile::new(wide, len, len)
+}
 
 /// A plain element type: how it is widened, 16 at a time.
 trait Element {

@@ -6,7 +6,6 @@
 //! Otherwise weights stay where the model's file is mapped, and loading reads nothing.
 
 pub mod cache;
-mod memory;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -117,7 +116,7 @@ pub(crate) fn repacked(
         Some(packed) => packed,
         None => {
             if repack == Repack::Auto {
-                let free = memory::available_memory().unwrap_or(0).saturating_sub(RESERVE);
+                let free = files::available_memory().unwrap_or(0).saturating_sub(RESERVE);
                 plan.limit(free);
             }
             match plan.in_memory(compute, options) {

@@ -102,7 +102,10 @@ pub struct BlockMap {
 }
 
 const LETTERS: [char; 4] = ['f', 'i', 'u', 's'];
-const [FREE, IDLE, USED, SHARED]: [usize; 4] = [0, 1, 2, 3];
+const FREE: usize = 0;
+const IDLE: usize = 1;
+const USED: usize = 2;
+const SHARED: usize = 3;
 
 impl BlockMap {
     /// The map of a pool whose blocks hold `block_size` positions. Takes time in the blocks.

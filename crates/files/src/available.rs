@@ -2,7 +2,7 @@
 
 /// Bytes that this process can still take without pushing others out: what Linux calls available,
 /// and what the limits of its control group (version 2) leave. `None` where nobody tells.
-pub(super) fn available_memory() -> Option<u64> {
+pub fn available_memory() -> Option<u64> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
     let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;

@@ -1,0 +1,106 @@
+//! How many rows of prompts a step takes while others are being answered.
+//!
+//! A step with `p` prompt rows beside the decoding ones takes about `d + p * r`: `d` what the same
+//! sequences take alone, `r` what a row costs. Prompts get as many rows as make a step at most
+//! [`STRETCH`] times as long, so that no stream stalls (Agrawal et al. 2024, "Taming
+//! Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve", section 4.2, with the budget
+//! found by measuring).
+
+use scheduler::Budget;
+
+/// How much longer a step may become through prompts, as a multiple of what it takes without.
+pub const STRETCH: f64 = 2.4;
+
+/// Prompt rows go in multiples of this, the rows of a tile.
+const GRANULE: usize = 16;
+
+/// Measures steps and sets the budget of the next.
+#[derive(Debug)]
+pub(crate) struct Pace {
+    /// The most rows of a step.
+    rows: usize,
+    /// Seconds of a step that only decodes, by the sequences it decodes: 1, 2, 3..4, 5..8, ...
+    decode: [Option<f64>; 16],
+    /// Seconds that one more prompt row costs.
+    row: Option<f64>,
+}
+
+impl Pace {
+    pub(crate) fn new(rows: usize) -> Self {
+        Self { rows: rows.max(1), decode: [None; 16], row: None }
+    }
+
+    /// The budget of a step in which `decoding` sequences decode.
+    pub(crate) fn budget(&self, decoding: usize) -> Budget {
+        let decode = self.decode_seconds(decoding);
+        let prompt_rows = match (decode, self.row) {
+            _ if decoding == 0 => self.rows,
+            (Some(decode), Some(row)) => ((STRETCH - 1.0) * decode / row.max(1e-9)) as usize,
+            // Nothing is known yet.
+            _ => 4 * GRANULE,
+        };
+        let whole = (prompt_rows / GRANULE).max(1) * GRANULE;
+        Budget { rows: self.rows.max(decoding + GRANULE), prompt_rows: whole.min(self.rows) }
+    }
+
+    /// Notes that a step of so many rows took so long.
+    pub(crate) fn took(&mut self, decoding: usize, prompt_rows: usize, seconds: f64) {
+        if prompt_rows == 0 {
+            if decoding > 0 {
+                blend(&mut self.decode[class(decoding)], seconds);
+            }
+            return;
+        }
+        let beside = if decoding == 0 { Some(0.0) } else { self.decode_seconds(decoding) };
+        // A few rows tell more of what a step costs anyway than of what a row does.
+        if let Some(beside) = beside.filter(|_| prompt_rows >= GRANULE) {
+            let row = (seconds - beside).max(seconds * 0.05) / prompt_rows as f64;
+            blend(&mut self.row, row);
+        }
+    }
+
+    /// What is known of as many sequences, or else of the nearest number that is known.
+    fn decode_seconds(&self, decoding: usize) -> Option<f64> {
+        let at = class(decoding);
+        let near = (0..self.decode.len()).filter_map(|c| Some((c.abs_diff(at), self.decode[c]?)));
+        near.min_by_key(|&(distance, _)| distance).map(|(_, seconds)| seconds)
+    }
+}
+
+fn class(decoding: usize) -> usize {
+    (decoding.max(1).next_power_of_two().trailing_zeros() as usize).min(15)
+}
+
+/// A running mean that forgets: the newest counts a fifth.
+fn blend(mean: &mut Option<f64>, new: f64) {
+    *mean = Some(mean.map_or(new, |old| old + 0.2 * (new - old)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn prompts_stretch_a_step_no_further_than_asked() {
+        let mut pace = Pace::new(512);
+        assert_eq!(pace.budget(0).prompt_rows, 512);
+        assert_eq!(pace.budget(8).prompt_rows, 64);
+        let (decode, row) = (0.050, 0.001);
+        for _ in 0..20 {
+            pace.took(8, 0, decode);
+            let rows = pace.budget(8).prompt_rows;
+            pace.took(8, rows, decode + row * rows as f64);
+        }
+        // (2.4 - 1) * 50 ms of rows of 1 ms each, in whole tiles.
+        assert_eq!(pace.budget(8).prompt_rows, 64);
+        assert_eq!(pace.budget(5).prompt_rows, 64);
+        // Of 16 nothing is known but what 8 take.
+        assert_eq!(pace.budget(16).prompt_rows, 64);
+        assert!((pace.row.unwrap() - row).abs() < 1e-9);
+        // A machine on which a row costs more than the streams can bear still makes progress.
+        for _ in 0..50 {
+            pace.took(0, 16, 16.0);
+        }
+        assert_eq!(pace.budget(8).prompt_rows, 16);
+    }
+}
