@@ -4,6 +4,7 @@
 pub mod bounds;
 pub mod gguf;
 pub mod hostile;
+pub mod openapi;
 
 use std::path::{Path, PathBuf};
 
