@@ -1,27 +1,12 @@
-//! A language model for many users at once: continuous batching over a paged key-value cache, behind
-//! the OpenAI API.
+//! The OpenAI API over [`engine`]: endpoints, limits, metrics, and a page.
 //!
-//! - [`engine`]: one thread that runs a model, step by step, and a handle through which anybody asks.
-//! - [`models`]: several engines under one memory budget.
-//!
-//! ```no_run
-//! use std::sync::Arc;
-//! use serve::engine::{Engine, EngineConfig, Event, GenerationRequest};
-//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
-//! let tokenizer = Arc::new(tokenizer::Tokenizer::from_path("model.gguf")?);
-//! let model = model::Model::open("model.gguf")?;
-//! let prompt = tokenizer.encode("Once", Default::default())?;
-//! let engine = Engine::start("model", model, tokenizer, EngineConfig::default())?;
-//! let mut generation = engine.submit(GenerationRequest::new(prompt))?;
-//! while let Some(event) = generation.next().await {
-//!     if let Event::Delta { text, .. } = event {
-//!         print!("{text}");
-//!     }
-//! }
-//! # Ok(())
-//! # }
-//! ```
+//! - [`http`]: the endpoints, and the server that binds them.
+//! - [`metrics`]: what Prometheus reads.
+//! - [`page`]: a chat and a live view in the browser.
 #![forbid(unsafe_code)]
 
-pub mod engine;
-pub mod models;
+pub use engine::{self, models};
+
+pub mod http;
+pub mod metrics;
+pub mod page;

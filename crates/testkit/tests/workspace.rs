@@ -13,21 +13,30 @@ use testkit::workspace;
 
 /// The crates by rank: an edge goes to a lower rank only. One line of ARCHITECTURE.md's graph each.
 const RANKS: &[&[&str]] = &[
-    &["blocks", "files", "openai-api"],
+    &["blocks", "files", "openai-api", "workload"],
     &["cpu-kernels", "gguf"],
     &["tensor"],
     &["quant-core", "paged-kv"],
     &["sampling", "tokenizer", "scheduler"],
     &["model", "constrain"],
-    &["eval"],
+    &["engine", "eval"],
     &["compress", "serve"],
     &["infinity-cli", "gguf-peek-cli", "kv-sim-cli", "llama-box-cli", "paged-attn-cli", "ppl-cli"],
     &["benches"],
 ];
 
 /// Crates that know no model: they work on matrices, distributions, logits.
-const MODEL_FREE: &[&str] =
-    &["sampling", "quant-core", "cpu-kernels", "blocks", "files", "gguf", "paged-kv", "scheduler"];
+const MODEL_FREE: &[&str] = &[
+    "sampling",
+    "quant-core",
+    "cpu-kernels",
+    "blocks",
+    "files",
+    "gguf",
+    "paged-kv",
+    "scheduler",
+    "workload",
+];
 
 /// Where SIMD, mmap and CUDA live. Every other crate forbids unsafe code.
 const MAY_BE_UNSAFE: &[&str] = &["files", "cpu-kernels", "tensor"];

@@ -288,10 +288,14 @@ test("screenshots, without anything wider than the window", async () => {
     const { page, close } = await tab({ colorScheme, viewport: { width, height }, deviceScaleFactor: 2 });
     const shot = view => page.screenshot({ path: path.join(screenshots, `${name}-${colorScheme}-${view}.png`) });
     await limit(page, 400);
-    const others = Array.from({ length: 4 }, (_, i) => page.evaluate(i => fetch("v1/completions", {
-      method: "POST", headers: { "content-type": "application/json" },
-      body: JSON.stringify({ model: document.getElementById("model").value, prompt: `To be, or not to be, that is the question: ${"whether ".repeat(i)}`, max_tokens: 500, stream: false }),
-    }).then(r => r.text()).catch(() => ""), i));
+    const model = await page.inputValue("#model"), leave = new AbortController();
+    // Company, so that there is something to see.
+    const others = Array.from({ length: 4 }, (_, i) => fetch(new URL("v1/completions", url), {
+      method: "POST",
+      headers: { "content-type": "application/json" },
+      body: JSON.stringify({ model, prompt: `To be, or not to be, that is the question: ${"whether ".repeat(40 * i)}`, max_tokens: 500 }),
+      signal: leave.signal,
+    }).then(r => r.text()));
     await say(page, "ROMEO:");
     await page.waitForTimeout(500);
     await shot("chat");
@@ -303,6 +307,7 @@ test("screenshots, without anything wider than the window", async () => {
     }
     assert.ok(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${name}`);
     await close();
+    leave.abort();
     await Promise.allSettled(others);
   }
 });

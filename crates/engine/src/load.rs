@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
 
-use super::SubmitError;
+use crate::SubmitError;
 
 /// What is counted, by the handle that takes requests and the worker that serves them.
 #[derive(Debug)]

@@ -6,9 +6,9 @@ use std::sync::{Arc, OnceLock};
 use scheduler::RequestId;
 use tokio::sync::mpsc;
 
-use super::GenerationError;
-use super::request::Event;
-use super::worker::Command;
+use crate::GenerationError;
+use crate::request::Event;
+use crate::worker::Command;
 
 /// Events of a request that the engine has taken. Dropping it cancels the request.
 #[derive(Debug)]

@@ -8,7 +8,7 @@ use tensor::DType;
 use tensor::kv::SeqId;
 use tokio::sync::oneshot;
 
-use super::EmbedError;
+use crate::EmbedError;
 
 /// Texts whose vectors somebody waits for.
 pub(crate) struct EmbedRequest {

@@ -4,37 +4,37 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use model::Model;
-use paged_kv::KvCacheConfig;
-use serve::engine::{
+use engine::{
     Engine, EngineConfig, Event, FinishReason, Generation, GenerationError, GenerationRequest,
     StopCause, StopConditions, TokenInfo, Usage,
 };
+use model::Model;
+use paged_kv::KvCacheConfig;
 use tensor::Compute;
 use tokenizer::Tokenizer;
 
-pub fn bard() -> PathBuf {
+pub(crate) fn bard() -> PathBuf {
     testkit::workspace().join("assets/bard-f16.gguf")
 }
 
-pub fn engine(config: EngineConfig) -> Engine {
+pub(crate) fn engine(config: EngineConfig) -> Engine {
     engine_of(bard(), config)
 }
 
-pub fn engine_of(path: PathBuf, config: EngineConfig) -> Engine {
+pub(crate) fn engine_of(path: PathBuf, config: EngineConfig) -> Engine {
     let model = Model::open_with(&path, Compute::cpu().with_threads(2), model::Repack::Never);
     let tokenizer = Arc::new(Tokenizer::from_path(&path).unwrap());
     Engine::start("bard", model.unwrap(), tokenizer, config).unwrap()
 }
 
 /// The default with so many blocks of so many positions.
-pub fn blocks(blocks: u32, block_size: usize) -> EngineConfig {
+pub(crate) fn blocks(blocks: u32, block_size: usize) -> EngineConfig {
     let kv = KvCacheConfig { blocks, block_size, ..KvCacheConfig::default() };
     EngineConfig { kv, ..EngineConfig::default() }
 }
 
 /// Greedy, exactly `tokens` long.
-pub fn greedy(engine: &Engine, prompt: &str, tokens: usize) -> GenerationRequest {
+pub(crate) fn greedy(engine: &Engine, prompt: &str, tokens: usize) -> GenerationRequest {
     let prompt = engine.tokenizer().encode(prompt, Default::default()).unwrap();
     let mut request = GenerationRequest::new(prompt);
     request.sampling.temperature = 0.0;
@@ -44,7 +44,7 @@ pub fn greedy(engine: &Engine, prompt: &str, tokens: usize) -> GenerationRequest
 }
 
 /// Different beginnings.
-pub fn prompts(n: usize) -> Vec<String> {
+pub(crate) fn prompts(n: usize) -> Vec<String> {
     let names = ["ROMEO", "JULIET", "KING RICHARD", "First Citizen", "GLOUCESTER", "LADY ANNE"];
     let says = ["What say you", "I will not go", "The night is long and", "My lord, the", "O"];
     (0..n)
@@ -57,24 +57,24 @@ pub fn prompts(n: usize) -> Vec<String> {
 
 /// All that came of a request.
 #[derive(Debug, Default, PartialEq)]
-pub struct Outcome {
-    pub answers: Vec<Answer>,
-    pub prompt: Vec<Option<TokenInfo>>,
-    pub usage: Option<Usage>,
-    pub failed: Option<GenerationError>,
-    pub deltas: usize,
+pub(crate) struct Outcome {
+    pub(crate) answers: Vec<Answer>,
+    pub(crate) prompt: Vec<Option<TokenInfo>>,
+    pub(crate) usage: Option<Usage>,
+    pub(crate) failed: Option<GenerationError>,
+    pub(crate) deltas: usize,
 }
 
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Answer {
-    pub text: String,
-    pub tokens: Vec<u32>,
-    pub infos: Vec<TokenInfo>,
-    pub finished: Option<(FinishReason, Option<StopCause>)>,
+pub(crate) struct Answer {
+    pub(crate) text: String,
+    pub(crate) tokens: Vec<u32>,
+    pub(crate) infos: Vec<TokenInfo>,
+    pub(crate) finished: Option<(FinishReason, Option<StopCause>)>,
 }
 
 impl Outcome {
-    pub fn tokens(&self) -> Vec<Vec<u32>> {
+    pub(crate) fn tokens(&self) -> Vec<Vec<u32>> {
         self.answers.iter().map(|a| a.tokens.clone()).collect()
     }
 
@@ -86,7 +86,7 @@ impl Outcome {
     }
 }
 
-pub async fn collect(mut generation: Generation) -> Outcome {
+pub(crate) async fn collect(mut generation: Generation) -> Outcome {
     let mut outcome = Outcome::default();
     while let Some(event) = generation.next().await {
         assert!(outcome.usage.is_none() && outcome.failed.is_none(), "the last event was not last");
@@ -114,12 +114,12 @@ pub async fn collect(mut generation: Generation) -> Outcome {
     outcome
 }
 
-pub async fn run(engine: &Engine, request: GenerationRequest) -> Outcome {
+pub(crate) async fn run(engine: &Engine, request: GenerationRequest) -> Outcome {
     collect(engine.submit(request).unwrap()).await
 }
 
 /// All at once.
-pub async fn run_all(engine: &Engine, requests: Vec<GenerationRequest>) -> Vec<Outcome> {
+pub(crate) async fn run_all(engine: &Engine, requests: Vec<GenerationRequest>) -> Vec<Outcome> {
     let generations: Vec<_> = requests.into_iter().map(|r| engine.submit(r).unwrap()).collect();
     let mut outcomes = Vec::new();
     for generation in generations {
@@ -133,7 +133,7 @@ pub async fn run_all(engine: &Engine, requests: Vec<GenerationRequest>) -> Vec<O
 }
 
 /// Waits until no block is used; fails after a second.
-pub async fn idle(engine: &Engine) {
+pub(crate) async fn idle(engine: &Engine) {
     for _ in 0..100 {
         let snapshot = engine.snapshot().await.unwrap();
         if snapshot.blocks.used == 0 && engine.counts() == (0, 0) {

@@ -161,7 +161,7 @@ pub enum Event {
     /// All answers are complete; the last event.
     Done(Usage),
     /// The request failed; the last event.
-    Failed(super::GenerationError),
+    Failed(crate::GenerationError),
 }
 
 /// A token and how probable it was.

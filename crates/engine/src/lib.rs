@@ -1,9 +1,10 @@
-//! The engine: one thread that runs a model, and a handle through which anybody asks.
+//! A language model for many users at once: continuous batching over a paged key-value cache.
 //!
-//! A step of the thread is: commands that came meanwhile; what the [`scheduler`] chooses; one forward
-//! over all its rows; one token for each sequence whose newest row was among them. Keys and values lie
-//! in blocks ([`paged_kv`]); nothing is divided among "slots", so a request may use all the blocks
-//! that there are.
+//! An [`Engine`] is one thread that runs a model, and a handle through which anybody asks. A step of
+//! the thread is: commands that came meanwhile; what the [`scheduler`] chooses; one forward over all
+//! its rows; one token for each sequence whose newest row was among them. Keys and values lie in
+//! blocks ([`paged_kv`]); nothing is divided among "slots", so a request may use all the blocks that
+//! there are. [`Models`] are several engines under one memory budget.
 //!
 //! A request's tokens depend on the request alone: rows do not depend on their batch, each answer has a
 //! sampler of its own, and a sequence that was preempted is computed again as it was. So the output at
@@ -11,6 +12,27 @@
 //! off.
 //!
 //! Time is measured by the monotonic clock alone: a change of the date ends no request.
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use engine::{Engine, EngineConfig, Event, GenerationRequest};
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let tokenizer = Arc::new(tokenizer::Tokenizer::from_path("model.gguf")?);
+//! let model = model::Model::open("model.gguf")?;
+//! let prompt = tokenizer.encode("Once", Default::default())?;
+//! let engine = Engine::start("model", model, tokenizer, EngineConfig::default())?;
+//! let mut generation = engine.submit(GenerationRequest::new(prompt))?;
+//! while let Some(event) = generation.next().await {
+//!     if let Event::Delta { text, .. } = event {
+//!         print!("{text}");
+//!     }
+//! }
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! There is no HTTP here; the crate `serve` has it.
+#![forbid(unsafe_code)]
 
 mod active;
 mod answer;
@@ -19,10 +41,13 @@ mod embed;
 mod error;
 mod generation;
 mod load;
+pub mod models;
+mod observer;
 mod pace;
 mod request;
 pub mod snapshot;
 mod stop;
+mod tokens;
 mod view;
 mod worker;
 
@@ -47,6 +72,8 @@ use self::active::Active;
 pub use self::error::{EmbedError, GenerationError, StartError, SubmitError};
 pub use self::generation::Generation;
 use self::load::{Load, QueueLimits, Weight};
+pub use self::models::{ModelSpec, Models, ModelsError};
+pub use self::observer::{Observer, RequestTimes};
 pub use self::pace::STRETCH;
 pub use self::request::{
     Event, FinishReason, GenerationRequest, Search, StopCause, StopConditions, Tenant, TokenInfo,
@@ -139,6 +166,7 @@ pub(crate) struct Shared {
     pub(crate) info: ModelInfo,
     pub(crate) config: EngineConfig,
     pub(crate) load: Load,
+    pub(crate) observer: Arc<dyn Observer>,
     tokenizer: Arc<Tokenizer>,
     draining: AtomicBool,
     restarts: AtomicU64,
@@ -179,7 +207,21 @@ impl Engine {
         name: impl Into<String>,
         model: Model,
         tokenizer: Arc<Tokenizer>,
+        config: EngineConfig,
+    ) -> Result<Self, StartError> {
+        Self::start_observed(name, model, tokenizer, config, Arc::new(observer::Nobody))
+    }
+
+    /// As [`start`](Self::start), with somebody who watches.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn start_observed(
+        name: impl Into<String>,
+        model: Model,
+        tokenizer: Arc<Tokenizer>,
         mut config: EngineConfig,
+        observer: Arc<dyn Observer>,
     ) -> Result<Self, StartError> {
         let (architecture, trained, vocab_size, is_embedding) = match model.decoder() {
             Ok(d) => {
@@ -207,6 +249,7 @@ impl Engine {
             info,
             config,
             load: Load::new(limits),
+            observer,
             tokenizer,
             draining: AtomicBool::new(false),
             restarts: AtomicU64::new(0),

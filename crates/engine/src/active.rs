@@ -7,11 +7,11 @@ use paged_kv::SeqId;
 use tokenizer::DecodeStream;
 use tokio::sync::mpsc::{self, error::TrySendError};
 
-use super::GenerationError;
-use super::answer::{Answer, Grown, Kept};
-use super::beam::{self, Pending};
-use super::load::Weight;
-use super::request::{Event, FinishReason, GenerationRequest, Search, TokenInfo, Usage};
+use crate::answer::{Answer, Grown, Kept};
+use crate::beam::{self, Pending};
+use crate::load::Weight;
+use crate::request::{Event, FinishReason, GenerationRequest, Search, TokenInfo, Usage};
+use crate::{GenerationError, RequestTimes};
 
 /// A request and the state of its answers.
 pub(crate) struct Active<'m> {
@@ -21,6 +21,10 @@ pub(crate) struct Active<'m> {
     pub(crate) submitted: Instant,
     /// When its prompt began to be computed.
     pub(crate) began: Option<Instant>,
+    /// When its first token came.
+    pub(crate) first_token: Option<Instant>,
+    /// Whether an answer ended because it was as long as it might be.
+    pub(crate) ended_at_length: bool,
     pub(crate) usage: Usage,
     /// Answers that grow, by the sequence that each one is.
     pub(crate) growing: Vec<(SeqId, Answer<'m>)>,
@@ -52,6 +56,8 @@ impl<'m> Active<'m> {
             weight,
             submitted,
             began: None,
+            first_token: None,
+            ended_at_length: false,
             usage: Usage { prompt_tokens, ..Usage::default() },
             growing: Vec::new(),
             forked: false,
@@ -62,6 +68,14 @@ impl<'m> Active<'m> {
             events,
             failure,
         }
+    }
+
+    /// How long it took until now.
+    pub(crate) fn times(&self) -> RequestTimes {
+        let now = Instant::now();
+        let began = self.began.unwrap_or(now);
+        let first = self.first_token.unwrap_or(now);
+        RequestTimes { queue: began - self.submitted, prefill: first - began, decode: now - first }
     }
 
     /// Sends an event.
@@ -104,6 +118,7 @@ impl<'m> Active<'m> {
     fn advanced(&mut self, seq: SeqId, grown: Grown) -> Result<bool, GenerationError> {
         let finished = grown.finished.is_some();
         let compared = self.request.search.chooses();
+        self.ended_at_length |= matches!(grown.finished, Some((FinishReason::Length, _)));
         let Some(at) = self.growing.iter().position(|(s, _)| *s == seq) else { return Ok(true) };
         let answer = &mut self.growing[at].1;
         if compared {

@@ -1,12 +1,14 @@
 //! One answer as it grows: which tokens may come, which one does, and the text they make.
 
+use std::time::Instant;
+
 use constrain::Constraint;
 use sampling::{Sampler, TokenLogprobs};
 use tokenizer::{DecodeOptions, DecodeStream, Tokenizer};
 
-use super::GenerationError;
-use super::request::{FinishReason, GenerationRequest, StopCause, TokenInfo};
-use super::stop::StopText;
+use crate::GenerationError;
+use crate::request::{FinishReason, GenerationRequest, StopCause, TokenInfo};
+use crate::stop::StopText;
 
 /// The state of one sequence of a request.
 #[derive(Clone)]
@@ -25,6 +27,8 @@ pub(crate) struct Answer<'m> {
     pub(crate) kept: Kept,
     /// Tokens left.
     left: usize,
+    /// When the newest token came.
+    pub(crate) last: Option<Instant>,
 }
 
 /// An answer, or what there is of it.
@@ -69,6 +73,7 @@ impl<'m> Answer<'m> {
             logprob: 0.0,
             kept: Kept::default(),
             left: max_tokens,
+            last: None,
         })
     }
 

@@ -6,9 +6,9 @@ mod common;
 use std::time::Duration;
 
 use common::{bard, blocks, collect, engine, engine_of, greedy, idle, prompts, run, run_all};
+use engine::{EngineConfig, FinishReason, GenerationError, Search, StopCause, SubmitError};
 use paged_kv::{EvictionPolicy, KvCacheConfig};
 use scheduler::Preemption;
-use serve::engine::{EngineConfig, FinishReason, GenerationError, Search, StopCause, SubmitError};
 
 /// Greedy answers of each prompt, asked one after the other.
 async fn alone(prompts: &[String], tokens: usize) -> Vec<Vec<u32>> {
@@ -225,7 +225,7 @@ async fn what_cannot_be_served_is_refused_at_once() {
     let config = EngineConfig { max_waiting: 2, max_sequences: 2, ..blocks(8, 16) };
     let engine = engine(config);
     let refused = |request| engine.submit(request).map(drop).unwrap_err();
-    let with = |change: &dyn Fn(&mut serve::engine::GenerationRequest)| {
+    let with = |change: &dyn Fn(&mut engine::GenerationRequest)| {
         let mut request = greedy(&engine, "O", 4);
         change(&mut request);
         request
@@ -279,7 +279,7 @@ async fn blocks_are_back_when_a_reader_is_gone() {
     let mut running: Vec<_> =
         (0..4).map(|_| engine.submit(greedy(&engine, "O", 200)).unwrap()).collect();
     for generation in &mut running {
-        while !matches!(generation.next().await, Some(serve::engine::Event::Delta { .. })) {}
+        while !matches!(generation.next().await, Some(engine::Event::Delta { .. })) {}
     }
     let queued: Vec<_> =
         (0..4).map(|_| engine.submit(greedy(&engine, "O", 200)).unwrap()).collect();
@@ -356,7 +356,7 @@ async fn a_worker_that_panics_is_replaced() {
     let engine = engine(blocks(256, 16));
     let want = run(&engine, greedy(&engine, "JULIET:\n", 10)).await.tokens();
     let mut running = engine.submit(greedy(&engine, "O", 200)).unwrap();
-    while !matches!(running.next().await, Some(serve::engine::Event::Delta { .. })) {}
+    while !matches!(running.next().await, Some(engine::Event::Delta { .. })) {}
     engine.panic_for_tests();
     let outcome = collect(running).await;
     assert_eq!(outcome.failed, Some(GenerationError::WorkerPanicked));

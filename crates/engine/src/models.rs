@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use crate::engine::Engine;
+use crate::Engine;
 
 /// A model that can be asked for.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::time::Instant;
 use paged_kv::SeqId;
 use scheduler::{RequestId, RequestState, Scheduler};
 
-use super::active::Active;
-use super::snapshot::{
+use crate::active::Active;
+use crate::snapshot::{
     BlockMap, MAX_SEQUENCES, MAX_TABLE_RUNS, PrefixCounts, SequenceState, SequenceView, Snapshot,
     TokenCounts, table_runs,
 };

@@ -8,21 +8,19 @@ use std::time::Instant;
 
 use model::{Batch, Model, Outputs};
 use paged_kv::{CacheSalt, PagedStorage, SeqId};
-use sampling::logprobs;
 use scheduler::{Request, RequestId, Scheduler, TenantId, Work};
 use tensor::Tensor;
 use tokenizer::{DecodeOptions, Tokenizer};
 use tokio::sync::oneshot;
 
-use super::active::Active;
-use super::answer::Answer;
-use super::beam;
-use super::embed::{EmbedRequest, Embedder};
-use super::pace::Pace;
-use super::request::{Event, FinishReason, Search, TokenInfo};
-use super::snapshot::Snapshot;
-use super::view::{self, Totals};
-use super::{GenerationError, Shared};
+use crate::active::Active;
+use crate::answer::Answer;
+use crate::embed::{EmbedRequest, Embedder};
+use crate::pace::Pace;
+use crate::request::Event;
+use crate::snapshot::Snapshot;
+use crate::view::{self, Totals};
+use crate::{GenerationError, Shared};
 
 /// What the handle asks of the thread.
 pub(crate) enum Command {
@@ -37,21 +35,21 @@ pub(crate) enum Command {
 }
 
 pub(crate) struct Worker<'m> {
-    model: &'m Model,
-    tokenizer: &'m Tokenizer,
-    shared: &'m Shared,
-    scheduler: Scheduler,
-    storage: PagedStorage,
-    pace: Pace,
-    requests: HashMap<RequestId, Active<'m>>,
-    embedder: Embedder,
-    totals: Totals,
-    hasher: RandomState,
-    batch: Batch,
-    outputs: Outputs,
+    pub(crate) model: &'m Model,
+    pub(crate) tokenizer: &'m Tokenizer,
+    pub(crate) shared: &'m Shared,
+    pub(crate) scheduler: Scheduler,
+    pub(crate) storage: PagedStorage,
+    pub(crate) pace: Pace,
+    pub(crate) requests: HashMap<RequestId, Active<'m>>,
+    pub(crate) embedder: Embedder,
+    pub(crate) totals: Totals,
+    pub(crate) hasher: RandomState,
+    pub(crate) batch: Batch,
+    pub(crate) outputs: Outputs,
     /// A row of logits with what is forbidden.
-    scratch: Vec<f32>,
-    work: Vec<Work>,
+    pub(crate) scratch: Vec<f32>,
+    pub(crate) work: Vec<Work>,
 }
 
 impl<'m> Worker<'m> {
@@ -60,7 +58,7 @@ impl<'m> Worker<'m> {
         tokenizer: &'m Tokenizer,
         shared: &'m Shared,
         hasher: RandomState,
-    ) -> Result<Self, super::StartError> {
+    ) -> Result<Self, crate::StartError> {
         let config = &shared.config;
         let scheduler = Scheduler::new(config.scheduler())?;
         let layout = model.decoder().map(|d| d.config.kv_layout(config.kv_type))?;
@@ -155,7 +153,7 @@ impl<'m> Worker<'m> {
     }
 
     /// Ends a request wherever it is: with an error, or because nobody waits for it.
-    fn end(&mut self, id: RequestId, error: Option<GenerationError>) {
+    pub(crate) fn end(&mut self, id: RequestId, error: Option<GenerationError>) {
         let Some(active) = self.requests.remove(&id) else { return };
         self.scheduler.cancel(id);
         count_end(self.shared, &active, false);
@@ -180,7 +178,7 @@ impl<'m> Worker<'m> {
 
     /// One forward, if there is something to compute.
     fn step(&mut self) {
-        let began = Instant::now();
+        let (began, generated) = (Instant::now(), self.totals.tokens.generated);
         let decoding = self.scheduler.decoding();
         let step = self.scheduler.schedule(self.pace.budget(decoding));
         if step.work.is_empty() && step.is_quiet() {
@@ -216,7 +214,10 @@ impl<'m> Worker<'m> {
             first_seen += work.prompt_rows;
             self.work.push(work.clone());
         }
-        let started = step.started.clone();
+        let (started, preempted) = (step.started.clone(), step.preempted.len());
+        if preempted > 0 {
+            self.shared.observer.preempted(preempted);
+        }
         for (id, seq, cached) in started {
             self.begin(id, seq, cached);
         }
@@ -231,9 +232,18 @@ impl<'m> Worker<'m> {
         }
         self.totals.steps += 1;
         self.totals.tokens.prompt += first_seen as u64;
+        self.observe(first_seen, self.totals.tokens.generated - generated);
         let seconds = began.elapsed().as_secs_f64();
         self.pace.took(decoding, prompt_rows, seconds);
         self.shared.load.step(prompt_rows, seconds);
+    }
+
+    fn observe(&self, prompt_rows: usize, generated: u64) {
+        let (observer, pool) = (&self.shared.observer, self.scheduler.kv().pool());
+        observer.step(self.batch.len(), prompt_rows, generated as usize);
+        observer.cache_usage(pool.used() as f64 / pool.total().max(1) as f64);
+        let (waiting, running) = self.shared.load.counts();
+        observer.requests(running, waiting);
     }
 
     /// A request's prompt begins to be computed.
@@ -242,6 +252,9 @@ impl<'m> Worker<'m> {
         active.began = Some(Instant::now());
         self.shared.load.left_queue(active.weight, true);
         active.usage.cached_tokens = cached;
+        if active.request.prompt_logprobs.is_none() {
+            self.shared.observer.prefix(active.request.prompt.len(), cached);
+        }
         let made = Answer::new(&active.request, 0, active.max_tokens, self.tokenizer);
         if active.request.prompt_logprobs.is_some() {
             let shown = DecodeOptions { skip_special: false, continues: false };
@@ -284,244 +297,6 @@ impl<'m> Worker<'m> {
         None
     }
 
-    /// Makes tokens of the step's logits.
-    fn sample(&mut self, logits: &Tensor) {
-        let rows = match logits.as_f32() {
-            Ok(rows) => rows,
-            Err(error) => {
-                // Logits are f32 on every device that there is.
-                tracing::error!(%error, "logits cannot be read");
-                return;
-            }
-        };
-        let vocabulary = logits.cols();
-        let mut row = 0;
-        for work in std::mem::take(&mut self.work).iter() {
-            let Some(active) = self.requests.get_mut(&work.request) else {
-                row += usize::from(work.samples);
-                continue;
-            };
-            let every = active.request.prompt_logprobs.is_some() && work.prompt_rows > 0;
-            let wanted = if every { work.tokens.len() } else { usize::from(work.samples) };
-            let own = &rows[row * vocabulary..(row + wanted) * vocabulary];
-            row += wanted;
-            let mut done = Ok(());
-            if every {
-                done = self.score_prompt(work, own, vocabulary);
-            }
-            if work.samples && done.is_ok() {
-                let last = &own[own.len() - vocabulary..];
-                done = self.advance(work.request, work.seq, last);
-            }
-            if let Err(error) = done {
-                self.end(work.request, Some(error));
-            }
-        }
-    }
-
-    /// Notes how probable the tokens of a prompt were that follow the rows of `work`.
-    fn score_prompt(
-        &mut self,
-        work: &Work,
-        rows: &[f32],
-        vocabulary: usize,
-    ) -> Result<(), GenerationError> {
-        let Some(active) = self.requests.get_mut(&work.request) else { return Ok(()) };
-        let n = active.request.prompt_logprobs.unwrap_or(0);
-        let prompt = &active.request.prompt;
-        let Some((stream, offset)) = &mut active.prompt_text else { return Ok(()) };
-        let mut read = |token: u32| -> Result<usize, GenerationError> {
-            let at = *offset;
-            let piece = stream.push(token).map_err(|e| GenerationError::Model(e.to_string()))?;
-            *offset += piece.map_or(0, |piece| piece.len());
-            Ok(at)
-        };
-        if active.prompt.is_empty() {
-            read(prompt[0])?;
-            active.prompt.push(None);
-        }
-        for (i, row) in rows.chunks_exact(vocabulary).enumerate() {
-            let next = work.first + i + 1;
-            // After a preemption rows come again.
-            if next < prompt.len() && next == active.prompt.len() {
-                let at = read(prompt[next])?;
-                let found = logprobs(row, prompt[next], n)?;
-                active.prompt.push(Some(TokenInfo::with(found, at)));
-            }
-        }
-        if active.prompt.len() == prompt.len() && active.prompt_text.take().is_some() {
-            let all = std::mem::take(&mut active.prompt);
-            active.tell(Event::Prompt(all))?;
-        }
-        Ok(())
-    }
-
-    /// Chooses the next token of a sequence whose newest row gave these logits.
-    fn advance(
-        &mut self,
-        id: RequestId,
-        seq: SeqId,
-        logits: &[f32],
-    ) -> Result<(), GenerationError> {
-        let Some(active) = self.requests.get_mut(&id) else { return Ok(()) };
-        let mut seqs = vec![seq];
-        if !active.forked {
-            active.forked = true;
-            if active.max_tokens == 0 {
-                return self.end_empty(id, seq);
-            }
-            // A beam search begins with one beam; the others are forked from its candidates.
-            if let Search::Sample { best_of, .. } = active.request.search {
-                for index in 1..best_of {
-                    let fork = self.scheduler.fork(seq)?;
-                    let request = &active.request;
-                    let answer = Answer::new(request, index, active.max_tokens, self.tokenizer)?;
-                    active.growing.push((fork, answer));
-                    seqs.push(fork);
-                }
-            }
-        }
-        if let Search::Beam { width, .. } = active.request.search {
-            return self.note_beam(id, seq, logits, width);
-        }
-        let compared = active.request.search.chooses();
-        for seq in seqs {
-            let Some(active) = self.requests.get_mut(&id) else { return Ok(()) };
-            let Some(at) = active.growing.iter().position(|(s, _)| *s == seq) else { continue };
-            let (request, answer) = (&active.request, &mut active.growing[at].1);
-            let allowed = answer.allowed(request, self.tokenizer, logits, &mut self.scratch)?;
-            let token = answer.draw(allowed)?;
-            let found = match request.logprobs {
-                None if !compared => None,
-                wanted => Some(logprobs(logits, token, wanted.unwrap_or(0))?),
-            };
-            let grown = answer.grow(request, self.tokenizer, token, found)?;
-            let finished = active.grew(seq, grown)?;
-            self.totals.tokens.generated += 1;
-            self.after(id, seq, token, finished)?;
-        }
-        Ok(())
-    }
-
-    /// Passes a token on to the scheduler, or the end of its sequence.
-    fn after(
-        &mut self,
-        id: RequestId,
-        seq: SeqId,
-        token: u32,
-        finished: bool,
-    ) -> Result<(), GenerationError> {
-        if !finished {
-            self.scheduler.push(seq, token);
-            return Ok(());
-        }
-        self.scheduler.finish(seq);
-        self.done_if_complete(id)
-    }
-
-    fn done_if_complete(&mut self, id: RequestId) -> Result<(), GenerationError> {
-        let complete = self.requests.get(&id).is_some_and(|a| a.growing.is_empty());
-        if complete && let Some(mut active) = self.requests.remove(&id) {
-            count_end(self.shared, &active, true);
-            let told = active.done();
-            self.scheduler.cancel(id);
-            if let Err(error) = told {
-                active.fail(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// An answer of no tokens: the prompt was all that was wanted.
-    fn end_empty(&mut self, id: RequestId, seq: SeqId) -> Result<(), GenerationError> {
-        if let Some(active) = self.requests.get_mut(&id) {
-            for index in 1..active.request.search.n() {
-                active.tell(Event::Finished {
-                    index,
-                    reason: FinishReason::Length,
-                    stopped_by: None,
-                })?;
-            }
-            active.cut(seq)?;
-        }
-        self.scheduler.finish(seq);
-        self.done_if_complete(id)
-    }
-
-    /// Notes the candidates of a beam, and chooses among those of all when the last has its own.
-    fn note_beam(
-        &mut self,
-        id: RequestId,
-        seq: SeqId,
-        logits: &[f32],
-        width: usize,
-    ) -> Result<(), GenerationError> {
-        let Some(active) = self.requests.get_mut(&id) else { return Ok(()) };
-        let Some(at) = active.growing.iter().position(|(s, _)| *s == seq) else { return Ok(()) };
-        let (request, answer) = (&active.request, &mut active.growing[at].1);
-        let row = answer.allowed(request, self.tokenizer, logits, &mut self.scratch)?;
-        let top = logprobs(row, sampling::argmax(row)?, 2 * width)?.top;
-        let logprob = answer.logprob;
-        active.beams.note(seq, logprob, top);
-        match active.beams.len() == active.growing.len() {
-            true => self.choose_beams(id, width),
-            false => Ok(()),
-        }
-    }
-
-    fn choose_beams(&mut self, id: RequestId, width: usize) -> Result<(), GenerationError> {
-        let Some(active) = self.requests.get_mut(&id) else { return Ok(()) };
-        let Search::Beam { n, length_penalty, .. } = active.request.search else { return Ok(()) };
-        let candidates = active.beams.take();
-        let parents = std::mem::take(&mut active.growing);
-        let mut used: Vec<SeqId> = Vec::new();
-        let mut grew: Vec<(SeqId, u32)> = Vec::new();
-        let mut best = f64::NEG_INFINITY;
-        for candidate in candidates {
-            if grew.len() == width {
-                break;
-            }
-            let Some((_, parent)) = parents.iter().find(|(seq, _)| *seq == candidate.beam) else {
-                continue;
-            };
-            let (mut answer, token) = (parent.clone(), candidate.found.chosen.token);
-            answer.told(token);
-            let mut found = candidate.found;
-            found.top.truncate(active.request.logprobs.unwrap_or(0));
-            let grown = answer.grow(&active.request, self.tokenizer, token, Some(found))?;
-            let ends = grown.finished.is_some();
-            // One that ends needs no sequence of its own; the first that goes on keeps its parent's.
-            let seq = match ends || !used.contains(&candidate.beam) {
-                true => candidate.beam,
-                false => self.scheduler.fork(candidate.beam)?,
-            };
-            active.growing.push((seq, answer));
-            active.grew(seq, grown)?;
-            self.totals.tokens.generated += 1;
-            if !ends {
-                used.push(candidate.beam);
-                best = best.max(candidate.total);
-                grew.push((seq, token));
-            }
-        }
-        let len = active.growing.first().map_or(0, |(_, answer)| answer.tokens.len());
-        let lengths = (len, active.max_tokens);
-        if beam::is_settled(&active.scores(), n, best, lengths, length_penalty) {
-            active.growing.clear();
-        }
-        let goes_on: Vec<SeqId> = active.growing.iter().map(|&(seq, _)| seq).collect();
-        for (seq, token) in grew {
-            match goes_on.contains(&seq) {
-                true => self.scheduler.push(seq, token),
-                false => self.scheduler.finish(seq),
-            }
-        }
-        for (seq, _) in parents.iter().filter(|(seq, _)| !used.contains(seq)) {
-            self.scheduler.finish(*seq);
-        }
-        self.done_if_complete(id)
-    }
-
     fn snapshot(&self) -> Snapshot {
         let model = &self.shared.info.name;
         view::snapshot(model, &self.scheduler, &self.totals, &self.requests)
@@ -545,12 +320,21 @@ pub(crate) fn embed_only(model: &Model, commands: &Receiver<Command>) {
     }
 }
 
-/// Takes a request out of the counts of those waiting or running.
-fn count_end(shared: &Shared, active: &Active<'_>, served: bool) {
+/// Takes a request out of the counts of those waiting or running, and tells how it went.
+pub(crate) fn count_end(shared: &Shared, active: &Active<'_>, served: bool) {
+    let times = active.times();
     match active.began {
         None => shared.load.left_queue(active.weight, false),
         Some(began) => shared.load.ended(active.weight, began, served),
     }
+    let reason = match active.ended_at_length {
+        _ if !served => "abort",
+        true => "length",
+        false => "stop",
+    };
+    let (prompt, generated) = (active.usage.prompt_tokens, active.usage.completion_tokens);
+    shared.observer.finished(reason, times, prompt, generated);
+    shared.observer.tenant(&active.request.tenant.0, prompt, generated);
 }
 
 /// What a worker that is no more leaves behind: its requests have not ended, and are counted.
