@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{bard, blocks, collect, engine, engine_of, greedy, idle, prompts, run, run_all};
+use common::{blocks, collect, engine, engine_of, greedy, idle, prompts, run, run_all};
 use engine::{EngineConfig, FinishReason, GenerationError, Search, StopCause, SubmitError};
 use paged_kv::{EvictionPolicy, KvCacheConfig};
 use scheduler::Preemption;
@@ -75,8 +75,8 @@ async fn a_seed_gives_the_same_answers_in_any_company() {
 
 #[tokio::test]
 async fn the_prompt_of_several_answers_is_computed_once() {
-    let engine = engine(blocks(64, 16));
     let prompt = "My lord, the ".repeat(20);
+    let engine = engine(blocks(24, 16));
     let mut request = greedy(&engine, &prompt, 4);
     request.search = Search::Sample { n: 8, best_of: 8 };
     let rows = request.prompt.len();
@@ -86,7 +86,7 @@ async fn the_prompt_of_several_answers_is_computed_once() {
     let usage = outcome.usage.unwrap();
     assert_eq!((usage.prompt_tokens, usage.completion_tokens), (rows, 32));
     // A copy of each would have needed eight times the prompt's blocks, which there are not.
-    assert!(8 * rows.div_ceil(16) > 64);
+    assert!(8 * rows.div_ceil(16) > 24, "{rows}");
     // The next who asks finds all full blocks.
     let again = run(&engine, greedy(&engine, &prompt, 1)).await.usage.unwrap();
     assert_eq!(again.cached_tokens, (rows - 1) / 16 * 16);
@@ -293,7 +293,7 @@ async fn blocks_are_back_when_a_reader_is_gone() {
 
 #[tokio::test]
 async fn a_slow_reader_is_let_go_and_nobody_else_notices() {
-    let engine = engine(EngineConfig { max_unread: 8, ..blocks(256, 16) });
+    let engine = engine(EngineConfig { max_unread: 100, ..blocks(256, 16) });
     let want = run(&engine, greedy(&engine, "JULIET:\n", 60)).await.tokens();
     let slow = engine.submit(greedy(&engine, "ROMEO:\n", 200)).unwrap();
     let other = run(&engine, greedy(&engine, "JULIET:\n", 60)).await;
@@ -301,7 +301,7 @@ async fn a_slow_reader_is_let_go_and_nobody_else_notices() {
     idle(&engine).await;
     let slow = collect(slow).await;
     assert_eq!(slow.failed, Some(GenerationError::SlowReader));
-    assert!(slow.answers[0].tokens.len() <= 8);
+    assert!(slow.answers[0].tokens.len() <= 100);
 }
 
 #[tokio::test]
@@ -316,33 +316,49 @@ async fn who_waits_too_long_is_told_so() {
     idle(&engine).await;
 }
 
-/// bard with an embedding that is not a number.
-fn poisoned(token: u32) -> tempfile::NamedTempFile {
-    let mut bytes = std::fs::read(bard()).unwrap();
-    let file = gguf::Gguf::open(bard()).unwrap();
-    let tensor = file.tensor("token_embd.weight").unwrap();
-    let row = tensor.size / tensor.shape[0];
-    let at = file.mapped(tensor).1.start + row * token as usize;
-    for half in bytes[at..at + row].chunks_exact_mut(2) {
-        half.copy_from_slice(&0x7e00u16.to_le_bytes());
+/// A small Llama whose embedding of one token is no number. (Its output matrix is another, so that
+/// the token can harm nobody who does not use it.)
+fn poisoned(token: usize) -> Option<tempfile::TempDir> {
+    let source = testkit::shared("oracle/arch/llama")?;
+    let folder = tempfile::tempdir().unwrap();
+    let config = std::fs::read(source.join("config.json")).unwrap();
+    let mut config: serde_json::Value = serde_json::from_slice(&config).unwrap();
+    // Heads of 32 elements, which Q8_0 can hold, of the same weights.
+    for (name, value) in [("num_attention_heads", 2), ("num_key_value_heads", 1), ("head_dim", 32)]
+    {
+        config[name] = value.into();
     }
-    let copy = tempfile::Builder::new().suffix(".gguf").tempfile().unwrap();
-    std::fs::write(copy.path(), bytes).unwrap();
-    copy
+    std::fs::write(folder.path().join("config.json"), config.to_string()).unwrap();
+    let mut bytes = std::fs::read(source.join("model.safetensors")).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let json: serde_json::Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let tensor = &json["model.embed_tokens.weight"];
+    let row = tensor["shape"][1].as_u64().unwrap() as usize * 4;
+    let at = 8 + header + tensor["data_offsets"][0].as_u64().unwrap() as usize + token * row;
+    for element in bytes[at..at + row].chunks_exact_mut(4) {
+        element.copy_from_slice(&f32::NAN.to_le_bytes());
+    }
+    std::fs::write(folder.path().join("model.safetensors"), bytes).unwrap();
+    Some(folder)
 }
 
 #[tokio::test]
 async fn logits_that_are_no_numbers_fail_their_request_alone() {
-    let poison = 2000;
-    let file = poisoned(poison);
+    let poison = 300;
+    let Some(folder) = poisoned(poison) else { return };
     for kv_type in [tensor::DType::F16, tensor::DType::Q8_0] {
-        let engine = engine_of(file.path().to_owned(), EngineConfig { kv_type, ..blocks(256, 16) });
-        let good = greedy(&engine, "JULIET:\n", 30);
-        let want = run(&engine, good.clone()).await;
+        let config = EngineConfig { kv_type, ..blocks(256, 16) };
+        let engine = engine_of(folder.path().to_owned(), config);
+        let request = |prompt: &[u32]| {
+            let mut request = greedy(&engine, "O", 20);
+            request.prompt = prompt.to_vec();
+            request.sampling.logit_bias = vec![(poison as u32, f32::NEG_INFINITY)];
+            request
+        };
+        let want = run(&engine, request(&[1, 2, 3])).await;
         assert_eq!(want.failed, None);
-        let mut bad = greedy(&engine, "ROMEO:\n", 30);
-        bad.prompt.push(poison);
-        let mut outcomes = run_all(&engine, vec![bad, good]).await;
+        let both = vec![request(&[4, poison as u32, 5]), request(&[1, 2, 3])];
+        let mut outcomes = run_all(&engine, both).await;
         let (good, bad) = (outcomes.pop().unwrap(), outcomes.pop().unwrap());
         assert_eq!(good.tokens(), want.tokens(), "{kv_type}");
         assert_eq!(good.failed, None);
