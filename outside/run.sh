@@ -13,6 +13,7 @@ declare -A may_use=(
     [cpu-kernels]="blocks"
     [quant-core]="blocks cpu-kernels"
     [sampling]=""
+    [workload]=""
     [tokenizer]="blocks files gguf"
     [tensor]="blocks cpu-kernels files"
     [model]="blocks cpu-kernels files gguf tensor"

@@ -5,16 +5,16 @@ use std::io::BufReader;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
+use files::units;
 use kv_sim::cost::StepCost;
 use kv_sim::experiment::Experiment;
 use kv_sim::memory::{Allocator, Preemption};
 use kv_sim::pages::PagesConfig;
 use kv_sim::sim::Rules;
-use kv_sim::trace::{self, Workload};
-use kv_sim::units;
 use paged_kv::EvictionPolicy;
 use tensor::DType;
 use tensor::kv::KvLayout;
+use workload::Workload;
 
 /// Slots of all memory together; more would take gigabytes of bookkeeping.
 const MAX_SLOTS: u64 = 1 << 26;
@@ -220,7 +220,7 @@ impl Args {
             ensure!(n > 0, "{name} 0: at least 1 byte a second is needed");
         }
         let counts = [
-            ("--requests", self.requests, trace::MAX_REQUESTS),
+            ("--requests", self.requests, workload::MAX_REQUESTS),
             ("--block-size", self.block_size, 1 << 16),
             ("--layers", self.layers, 1 << 16),
             ("--kv-heads", self.kv_heads, 1 << 16),
@@ -261,12 +261,14 @@ impl Args {
             Some(path) => {
                 let name = || path.display().to_string();
                 let file = File::open(path).with_context(name)?;
-                let trace = trace::read(BufReader::new(file), self.max_model_len);
+                let trace = workload::read(BufReader::new(file), self.max_model_len);
                 (trace.with_context(name)?, "from a file".to_owned())
             }
             None => {
                 let &Self { requests, rate, max_model_len, system_prompt, seed, .. } = self;
-                let workload = Workload { requests, rate, max_model_len, system_prompt, seed };
+                let lengths = Workload::default();
+                let workload =
+                    Workload { requests, rate, max_model_len, system_prompt, seed, ..lengths };
                 (workload.trace(), format!("lengths as in ShareGPT, {rate} a second, seed {seed}"))
             }
         };

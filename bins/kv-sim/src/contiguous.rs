@@ -3,9 +3,9 @@
 use std::collections::HashMap;
 
 use paged_kv::{ContiguousAllocator, Extent};
+use workload::Request;
 
 use crate::memory::{Admission, Memory, MemoryRecord, Preemption, Shortage, Tenure, Usage};
-use crate::trace::Request;
 
 /// A request's stretch.
 #[derive(Clone, Copy, Debug)]

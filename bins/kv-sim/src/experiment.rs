@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use paged_kv::{ContiguousAllocator, Fit, PagedKvError};
 use serde::Serialize;
+use workload::Request;
 
 use crate::contiguous::ContiguousMemory;
 use crate::memory::{Allocator, Memory};
 use crate::pages::{PagedMemory, PagesConfig};
 use crate::sim::{Event, Happening, History, Rules, Sample, simulate};
-use crate::trace::Request;
 
 /// What is played.
 #[derive(Clone, Debug)]

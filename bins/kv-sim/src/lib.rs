@@ -1,6 +1,6 @@
 //! One trace of requests through contiguous allocators and through pages, in simulated time.
 //!
-//! - [`trace`]: what is asked for; [`cost`]: how long a step takes;
+//! - [`workload`]: what is asked for; [`cost`]: how long a step takes;
 //! - [`memory`]: what allocators have in common, [`contiguous`] and [`pages`];
 //! - [`sim`]: queue, patience and steps, the same for all;
 //! - [`experiment`]: the same trace through several, and what is compared; [`sweep`]: pages of several
@@ -22,5 +22,3 @@ pub mod sim;
 pub mod svg;
 pub mod sweep;
 pub mod text;
-pub mod trace;
-pub mod units;

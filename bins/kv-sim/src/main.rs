@@ -10,12 +10,12 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use args::{Args, Plan};
 use clap::Parser;
+use files::units::{gigabytes, thousands};
 use kv_sim::experiment::{Run, Summary};
 use kv_sim::measure::AttentionOverBlocks;
-use kv_sim::trace::Request;
-use kv_sim::units::{gigabytes, thousands};
 use kv_sim::{html, svg, sweep, text};
 use serde_json::json;
+use workload::Request;
 
 fn main() -> ExitCode {
     let args = Args::parse();

@@ -1,8 +1,7 @@
 //! What the two kinds of memory have in common, as the simulation sees them.
 
 use serde::Serialize;
-
-use crate::trace::Request;
+use workload::Request;
 
 /// Who manages the memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, clap::ValueEnum)]

@@ -5,9 +5,9 @@ use std::collections::HashMap;
 use paged_kv::{
     BlockId, CacheSalt, EvictionPolicy, KvCacheConfig, KvCacheManager, PagedKvError, SeqId, TokenId,
 };
+use workload::Request;
 
 use crate::memory::{Admission, Memory, MemoryRecord, Preemption, Shortage, Tenure, Usage};
-use crate::trace::Request;
 
 /// How pages are managed.
 #[derive(Clone, Copy, Debug)]

@@ -9,10 +9,10 @@
 use std::collections::VecDeque;
 
 use serde::Serialize;
+use workload::Request;
 
 use crate::cost::{StepCost, StepWork};
 use crate::memory::{Memory, MemoryRecord, Preemption, Shortage, Usage};
-use crate::trace::Request;
 
 /// What is the same for every kind of memory.
 #[derive(Clone, Copy, Debug)]

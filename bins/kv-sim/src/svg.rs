@@ -6,11 +6,12 @@
 
 use std::fmt::Write;
 
+use workload::Request;
+
 use crate::experiment::{Experiment, Run};
 use crate::memory::{Allocator, Tenure};
 use crate::sim::{Happening, Sample};
 use crate::text;
-use crate::trace::Request;
 
 const WIDTH: f64 = 960.0;
 const LEFT: f64 = 64.0;

@@ -2,11 +2,12 @@
 
 use std::fmt::Write;
 
+use workload::Request;
+
 use crate::experiment::{Run, Summary};
 use crate::memory::{Allocator, Preemption, Shortage};
 use crate::sim::{Event, Happening};
-use crate::trace::Request;
-use crate::units::{gigabytes, thousands};
+use files::units::{gigabytes, thousands};
 
 /// What happened to each request, one line each.
 pub fn log(run: &Run, trace: &[Request], bytes_per_token: u64) -> String {

@@ -8,9 +8,9 @@ use kv_sim::memory::{Allocator, Preemption};
 use kv_sim::pages::PagesConfig;
 use kv_sim::sim::{Happening, Rules};
 use kv_sim::sweep::sweep;
-use kv_sim::trace::Workload;
 use paged_kv::EvictionPolicy;
 use proptest::prelude::*;
+use workload::Workload;
 
 const ALL: [Allocator; 4] =
     [Allocator::FirstFit, Allocator::BestFit, Allocator::ReserveMaximum, Allocator::Pages];
@@ -24,8 +24,14 @@ fn default_experiment(seed: u64) -> Experiment {
         flops: 312e12,
         host_bandwidth: 25_000_000_000,
     };
-    let workload =
-        Workload { requests: 50, rate: 25.0, max_model_len: 2048, system_prompt: 0, seed };
+    let workload = Workload {
+        requests: 50,
+        rate: 25.0,
+        max_model_len: 2048,
+        system_prompt: 0,
+        seed,
+        ..Workload::default()
+    };
     Experiment {
         trace: workload.trace(),
         max_model_len: 2048,
@@ -81,8 +87,14 @@ fn pages_serve_two_and_a_half_times_the_tokens_with_little_waste() {
 #[test]
 fn a_shared_prompt_is_stored_once() {
     let mut experiment = default_experiment(42);
-    let workload =
-        Workload { requests: 50, rate: 25.0, max_model_len: 2048, system_prompt: 500, seed: 42 };
+    let workload = Workload {
+        requests: 50,
+        rate: 25.0,
+        max_model_len: 2048,
+        system_prompt: 500,
+        seed: 42,
+        ..Workload::default()
+    };
     experiment.trace = workload.trace();
     let until = compared_until(&experiment);
     let alone = experiment.run(Allocator::Pages).unwrap().summary(until);
@@ -199,7 +211,7 @@ proptest! {
         (max_num_seqs, max_num_batched_tokens) in (1..64usize, 1..3000usize),
     ) {
         let mut experiment = default_experiment(0);
-        let workload = Workload { requests, rate, max_model_len: 1024, system_prompt, seed };
+        let workload = Workload { requests, rate, max_model_len: 1024, system_prompt, seed, ..Workload::default() };
         experiment.trace = workload.trace();
         experiment.max_model_len = 1024;
         experiment.rules.patience = patience;

@@ -123,10 +123,10 @@ pub(super) fn run(args: &Args) -> Result<()> {
     if variants.is_empty() || options.lengths.0.is_empty() || options.lengths.0.contains(&0) {
         bail!("--kv-cache, --attention and --lengths need a value each, lengths at least 1");
     }
-    let path = load::resolve(&args.model)?;
+    let path = load::resolve(args.model())?;
     let context = {
         // Mapped, nothing of the weights is read.
-        let model = load::model(&args.model, &args.runtime.hardware.mapped())?.model;
+        let model = load::model(args.model(), &args.runtime.hardware.mapped())?.model;
         model.decoder()?.config.context_length
     };
     let fits = |length: &usize| length + args.decode <= context;
@@ -179,7 +179,7 @@ fn measure(
     attention: AttentionAlgorithm,
     length: usize,
 ) -> Result<Measured> {
-    let loaded = load::model(&args.model, &args.runtime.hardware.mapped())?;
+    let loaded = load::model(args.model(), &args.runtime.hardware.mapped())?;
     let compute = loaded.model.compute().clone().with_attention(attention);
     let (model, kv) = (&loaded.model.with_compute(compute), args.runtime.kv_type);
     let seconds: Vec<f64> = match cache {

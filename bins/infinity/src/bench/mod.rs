@@ -1,4 +1,5 @@
-//! `infinity bench MODEL`: tokens a second, and how near the floor they are.
+//! `infinity bench MODEL`: tokens a second, and how near the floor they are. With `--serve URL`, a
+//! server under load.
 
 mod chart;
 mod compare;
@@ -6,6 +7,7 @@ mod cost;
 mod meter;
 mod report;
 mod roofline;
+mod serve;
 mod workload;
 
 use std::fmt;
@@ -15,12 +17,12 @@ use std::str::FromStr;
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+use self::workload::{Decoding, Prefill};
 use crate::load::{self, Loaded};
 use crate::options::Runtime;
 use cost::Cost;
 use meter::Meter;
 use report::{Figure, Kind, Report, Skipped};
-use workload::{Decoding, Prefill};
 
 /// Measure prefill and decode, with the fraction of the floor measured in the same run.
 #[derive(clap::Args)]
@@ -28,14 +30,17 @@ use workload::{Decoding, Prefill};
     args_override_self = true,
     after_help = "Examples:\n  infinity bench model.gguf --prefill 512 --depth 0 --batch none\n  \
     infinity bench model.gguf --json --roofline roofline.svg\n  \
-    infinity bench model.gguf --kv-cache on,off --attention naive,tiled --plot compared.svg\n\n\
+    infinity bench model.gguf --kv-cache on,off --attention naive,tiled --plot compared.svg\n  \
+    infinity bench --serve http://127.0.0.1:8000 --clients 1,4,16,64\n  \
+    infinity bench --serve http://127.0.0.1:8000 --rate 0.5,1,2 --duration 60 --json\n\n\
     The floor of a step is the larger of the bytes it must read over the read bandwidth and the\n\
     operations it must do over the rates of the units that do them, measured between the runs.\n\
     A list can be 'none'."
 )]
 pub(crate) struct Args {
     /// A GGUF file, a Hugging Face folder, or ORG/NAME
-    model: String,
+    #[arg(required_unless_present = "serve", conflicts_with = "serve")]
+    model: Option<String>,
     /// Prompt lengths
     #[arg(short, long, default_value = "128,512,2048", value_name = "N,N")]
     prefill: List<usize>,
@@ -61,9 +66,18 @@ pub(crate) struct Args {
     #[arg(long, value_name = "OUT.svg")]
     roofline: Option<PathBuf>,
     #[command(flatten)]
+    server: serve::Options,
+    #[command(flatten)]
     comparison: compare::Options,
     #[command(flatten)]
     runtime: Runtime,
+}
+
+impl Args {
+    /// The model, which is given unless a server is measured.
+    fn model(&self) -> &str {
+        self.model.as_deref().unwrap_or_default()
+    }
 }
 
 /// Comma-separated values, or `none`.
@@ -83,6 +97,9 @@ impl<T: FromStr<Err: fmt::Display>> FromStr for List<T> {
 }
 
 pub(crate) fn run(args: &Args) -> Result<()> {
+    if args.server.wanted() {
+        return serve::run(&args.server, args.json);
+    }
     if args.repetitions == 0 || args.decode == 0 {
         bail!("--repetitions and --decode must be at least 1");
     }
@@ -92,7 +109,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.comparison.wanted() {
         return compare::run(args);
     }
-    let loaded = load::model(&args.model, &args.runtime.hardware)?;
+    let loaded = load::model(args.model(), &args.runtime.hardware)?;
     let report = measure(args, &loaded)?;
     if let Some(path) = &args.roofline {
         files::write_atomically(path, roofline::svg(&report)?.as_bytes())?;

@@ -1,9 +1,11 @@
-//! What the users ask for, and when.
+//! A trace: drawn, or read from a file.
 
 use std::io::BufRead;
 
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+
+use crate::{Lengths, Side};
 
 /// One request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,43 +41,16 @@ pub struct Workload {
     pub requests: usize,
     /// Requests a second on average; they arrive independently (Poisson).
     pub rate: f64,
+    /// Tokens of the prompts.
+    pub prompt: Lengths,
+    /// Tokens that the model generates.
+    pub output: Lengths,
     /// Positions that the model has.
     pub max_model_len: usize,
     /// Tokens before each prompt which are the same for all.
     pub system_prompt: usize,
     /// Of the generator.
     pub seed: u64,
-}
-
-/// Quantiles of lengths in tokens: first human turn and the answer to it, of the first 17,671
-/// conversations of ShareGPT_V3_unfiltered_cleaned_split, GPT-2's tokenizer, kept as vLLM's
-/// benchmark_serving.py keeps them (each at least 4 tokens, prompt at most 1,024, both together at
-/// most 2,048): 9,761 pairs, means 107 and 315, correlation of the logarithms 0.08, which is
-/// neglected. (Kwon et al. 2023, figure 11, report means of 161 and 338 for their sample.)
-const QUANTILES: [(f64, f64, f64); 14] = [
-    (0.0, 4.0, 4.0),
-    (0.05, 7.0, 26.0),
-    (0.1, 8.0, 50.0),
-    (0.2, 12.0, 104.0),
-    (0.3, 16.0, 161.0),
-    (0.4, 21.0, 217.0),
-    (0.5, 29.0, 269.0),
-    (0.6, 43.0, 320.0),
-    (0.7, 73.0, 381.0),
-    (0.8, 135.0, 473.0),
-    (0.9, 333.0, 650.0),
-    (0.95, 547.0, 800.0),
-    (0.99, 897.0, 1147.0),
-    (1.0, 1023.0, 1929.0),
-];
-
-/// The length below which a share `p` of the lengths lies: logarithms between two quantiles are
-/// interpolated linearly.
-fn quantile(p: f64, of: fn(&(f64, f64, f64)) -> f64) -> usize {
-    let after = QUANTILES.iter().position(|q| q.0 >= p).unwrap_or(QUANTILES.len() - 1).max(1);
-    let (low, high) = (&QUANTILES[after - 1], &QUANTILES[after]);
-    let part = (p - low.0) / (high.0 - low.0);
-    (of(low).ln() * (1.0 - part) + of(high).ln() * part).exp().round() as usize
 }
 
 impl Workload {
@@ -88,8 +63,8 @@ impl Workload {
         let mut draw = |i| {
             // Gaps of a Poisson process are exponential.
             arrival += -(1.0 - rng.random::<f64>()).ln() / self.rate;
-            let prompt = quantile(rng.random(), |q| q.1).clamp(1, room - 1);
-            let output = quantile(rng.random(), |q| q.2).clamp(1, room - prompt);
+            let prompt = self.prompt.sample(Side::Prompt, &mut rng).clamp(1, room - 1);
+            let output = self.output.sample(Side::Output, &mut rng).clamp(1, room - prompt);
             Request {
                 id: i as u32 + 1,
                 arrival: (arrival * 1e6) as u64,
@@ -99,6 +74,21 @@ impl Workload {
             }
         };
         (0..self.requests).map(&mut draw).collect()
+    }
+}
+
+impl Default for Workload {
+    /// Fifty requests, one a second, lengths as in ShareGPT, for a model of 2,048 positions.
+    fn default() -> Self {
+        Self {
+            requests: 50,
+            rate: 1.0,
+            prompt: Lengths::ShareGpt,
+            output: Lengths::ShareGpt,
+            max_model_len: 2048,
+            system_prompt: 0,
+            seed: 42,
+        }
     }
 }
 
@@ -232,7 +222,7 @@ mod tests {
     use super::*;
 
     fn workload() -> Workload {
-        Workload { requests: 20_000, rate: 5.0, max_model_len: 2048, system_prompt: 0, seed: 1 }
+        Workload { requests: 20_000, rate: 5.0, seed: 1, ..Workload::default() }
     }
 
     #[test]
