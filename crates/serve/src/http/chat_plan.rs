@@ -1,0 +1,130 @@
+//! A chat in the engine's terms.
+
+use std::sync::Arc;
+
+use constrain::Grammar;
+use openai_api::{ApiError, ChatRequest, StreamOptions, Tool, ToolChoice};
+use serde_json::{Value, json};
+use tokenizer::Tokenizer;
+
+use super::app::Served;
+use super::chat_prompt::chat_prompt;
+use super::chat_text::{ChatSyntax, ChatText};
+use super::context::Template;
+use super::options::{generation, truncate};
+use crate::engine::{GenerationRequest, Tenant};
+
+/// A chat in the engine's terms, and what the answer needs of it.
+pub(crate) struct ChatPlan {
+    pub(crate) request: GenerationRequest,
+    pub(crate) n: usize,
+    pub(crate) logprobs: bool,
+    pub(crate) prompt_logprobs: Option<usize>,
+    pub(crate) token_ids: bool,
+    pub(crate) stream: StreamOptions,
+    pub(crate) tokenizer: Arc<Tokenizer>,
+    syntax: ChatSyntax,
+    /// What the identifiers of calls are made of.
+    seed: u64,
+}
+
+impl ChatPlan {
+    /// Renders the conversation and compiles what the answer must follow.
+    pub(crate) fn new(
+        chat: ChatRequest,
+        served: &Served,
+        tenant: Tenant,
+    ) -> Result<Self, ApiError> {
+        let context = &served.context;
+        let tokenizer = &context.tokenizer;
+        let choice = chat.choice();
+        // Who may call nothing is not told of anything.
+        let tools = if choice == ToolChoice::None { &[][..] } else { &chat.tools };
+        let template = context.template(!tools.is_empty(), &chat.model)?;
+        let add_special = chat.options.add_special_tokens.unwrap_or(false);
+        let prompt = chat_prompt(
+            &chat.messages,
+            tools,
+            &chat.prompt,
+            chat.reasoning_effort,
+            add_special,
+            &template,
+            tokenizer,
+        )?;
+        let limit = chat.limit().map(|(_, n)| n);
+        let mut request = generation(&chat.options, context, tenant, limit, chat.logprobs())?;
+        request.prompt = prompt.tokens;
+        truncate(&mut request.prompt, chat.options.truncate_prompt_tokens);
+
+        let parallel = chat.parallel_tool_calls.unwrap_or(true);
+        if let Some(grammar) = must_call(&choice, tools, parallel, &template)? {
+            request.constraint = Some(context.constraint(&grammar, "tools")?);
+        }
+        // What follows a grammar begins with it, not with thoughts.
+        let reasoning = template.reasoning.filter(|_| request.constraint.is_none());
+        let syntax = ChatSyntax {
+            reasoning: reasoning.map(|format| (format, format.is_opened_by(&prompt.text))),
+            tools: (!tools.is_empty())
+                .then(|| (template.tools, tools.iter().map(|t| t.name.clone()).collect())),
+            parallel,
+        };
+        if chat.options.skip_special_tokens.is_none() && needs_special(&syntax, tokenizer) {
+            request.skip_special_tokens = false;
+        }
+        Ok(Self {
+            request,
+            n: chat.options.answers(),
+            logprobs: chat.logprobs == Some(true),
+            prompt_logprobs: chat.options.prompt_logprobs,
+            token_ids: chat.options.return_token_ids.unwrap_or(false),
+            stream: chat.options.stream_options.unwrap_or_default(),
+            tokenizer: Arc::clone(tokenizer),
+            syntax,
+            seed: rand::random(),
+        })
+    }
+
+    /// A reader of the text of one answer.
+    pub(crate) fn reader(&self, index: usize) -> ChatText {
+        self.syntax.reader(self.seed.wrapping_add(index as u64))
+    }
+}
+
+/// The grammar of an answer that must be a call.
+fn must_call(
+    choice: &ToolChoice,
+    tools: &[Tool],
+    parallel: bool,
+    template: &Template,
+) -> Result<Option<Grammar>, ApiError> {
+    let (called, parallel): (Vec<&Tool>, bool) = match choice {
+        ToolChoice::None => return Ok(None),
+        ToolChoice::Auto => {
+            // A text that may or may not call is not held to anything.
+            return match tools.iter().position(|t| t.strict == Some(true)) {
+                Some(i) => Err(ApiError::Requires {
+                    param: format!("tools[{i}].function.strict"),
+                    needs: "'tool_choice' 'required' or a function",
+                }),
+                None => Ok(None),
+            };
+        }
+        ToolChoice::Required => (tools.iter().collect(), parallel),
+        ToolChoice::Function(name) => (tools.iter().filter(|t| t.name == *name).collect(), false),
+    };
+    let nothing = || json!({"type": "object", "properties": {}, "additionalProperties": false});
+    let of = |tool: &&Tool| constrain::Tool {
+        name: tool.name.clone(),
+        parameters: tool.parameters.clone().map_or_else(nothing, Value::Object),
+    };
+    let tools = called.iter().map(of).collect();
+    Ok(Some(Grammar::Tools { format: template.tools, tools, parallel }))
+}
+
+/// Whether a marker that is looked for is a special token, which is otherwise left out of the text.
+fn needs_special(syntax: &ChatSyntax, tokenizer: &Tokenizer) -> bool {
+    let special = |marker: &str| tokenizer.id_of(marker).is_some_and(|id| tokenizer.is_special(id));
+    let (open, close) = syntax.reasoning.map(|(format, _)| format.markers()).unwrap_or_default();
+    let thoughts = special(open) || special(close);
+    thoughts || syntax.tools.as_ref().is_some_and(|(format, _)| format.markers().any(special))
+}
