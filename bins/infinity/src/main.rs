@@ -14,6 +14,7 @@ mod logits;
 mod options;
 mod pull;
 mod quantize;
+mod serve;
 mod session;
 mod story;
 mod template;
@@ -49,6 +50,7 @@ enum Command {
     Quantize(quantize::Args),
     Pull(pull::Args),
     Cache(cache::Args),
+    Serve(Box<serve::Args>),
     Bench(bench::Args),
     Ceilings(ceilings::Args),
     Logits(logits::Args),
@@ -78,6 +80,7 @@ fn main() -> ExitCode {
         Some(Command::Quantize(a)) => quantize::run(&a),
         Some(Command::Pull(a)) => pull::run(&a),
         Some(Command::Cache(a)) => cache::run(&a),
+        Some(Command::Serve(a)) => serve::run(&a),
         Some(Command::Bench(a)) => bench::run(&a),
         Some(Command::Ceilings(a)) => ceilings::run(&a),
         Some(Command::Logits(a)) => logits::run(&a),
