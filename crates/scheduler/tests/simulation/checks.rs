@@ -170,24 +170,26 @@ impl World {
         let has_row = |seq: SeqId| step.work.iter().any(|w| w.seq == seq);
         let turns = self.decoding.len() > self.budget.rows;
         for &seq in &self.decoding {
-            if has_row(seq) || step.preempted.contains(&seq) || self.is_short_of_blocks(seq) {
+            if has_row(seq) || self.cannot_have_row(step, seq) {
                 continue;
             }
-            let longest = self.scenario.config.max_sequences.div_ceil(self.budget.rows);
-            if !turns || self.answers[&seq].without_row > longest {
+            // Each of the others has a turn before it, twice if it comes back from the host.
+            let most = 2 * self.scenario.config.max_sequences;
+            if !turns || self.answers[&seq].rows_of_others > most {
                 return Err(Violation::NoRow(seq));
             }
         }
         Ok(())
     }
 
-    /// Only the last in rank may go without a block.
-    fn is_short_of_blocks(&self, seq: SeqId) -> bool {
+    /// Whether a sequence lost its blocks in this step, or finds none as the last in rank.
+    pub(crate) fn cannot_have_row(&self, step: &Step, seq: SeqId) -> bool {
         let kv = self.scheduler.kv();
+        let got_none = self.table_len(seq) == Some(self.answers[&seq].computed);
         let needed = kv.blocks_needed(seq, 1).unwrap_or(0);
         let running = self.scheduler.requests().filter(|r| r.state() == RequestState::Running);
-        let last = running.last().map(|r| r.id());
-        needed > kv.pool().available() && last == Some(self.answers[&seq].request)
+        let last = running.last().map(|r| r.id()) == Some(self.answers[&seq].request);
+        step.preempted.contains(&seq) || (got_none && last && needed > kv.pool().available())
     }
 
     fn check_first(&self, step: &Step) -> Result<(), Violation> {

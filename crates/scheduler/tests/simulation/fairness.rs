@@ -78,7 +78,8 @@ fn play(seed: u64, tenants: [TenantId; 2], steps: usize) -> Played {
             let waiting = |w: &World| {
                 w.clients.values().filter(|c| !c.started && c.request.id.0 % 2 == kind).count()
             };
-            while waiting(&world) < 4 {
+            // More than can start in one step, so that the queue is never empty.
+            while waiting(&world) < 10 {
                 let request = request(&mut rng, next[kind as usize], tenants[kind as usize]);
                 next[kind as usize] += 2;
                 sent.push((request.id, request.prompt.len(), request.max_new_tokens));

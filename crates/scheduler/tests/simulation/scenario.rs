@@ -32,16 +32,19 @@ impl Scenario {
     /// Tiny pools, so that everything that can run short does.
     pub(crate) fn random(rng: &mut ChaCha8Rng) -> Self {
         let block_size = rng.random_range(1..=5);
-        let max_model_len = rng.random_range(6..=48);
+        let max_model_len = rng.random_range(6..=80);
+        // Mostly enough for one of the longest, and too little for several.
+        let longest = (max_model_len / block_size) as u32;
+        let blocks = rng.random_range(longest * 3 / 4 + 2..=longest * 2 + 4);
         let eviction = [EvictionPolicy::None, EvictionPolicy::Lru, EvictionPolicy::SegmentedLru];
         let config = SchedulerConfig {
             kv: KvCacheConfig {
                 block_size,
-                blocks: rng.random_range(3..=40),
-                host_blocks: rng.random_range(0..=20),
+                blocks,
+                host_blocks: rng.random_range(0..=blocks),
                 eviction: eviction[rng.random_range(0..3)],
             },
-            max_sequences: rng.random_range(1..=8),
+            max_sequences: rng.random_range(1..=12),
             max_waiting: rng.random_range(1..=12),
             max_model_len,
             preemption: match rng.random_bool(0.5) {
@@ -59,10 +62,10 @@ impl Scenario {
             arrival: rng.random_range(0.05..0.6),
             cancel: rare(rng, 0.03),
             failure: rare(rng, 0.1),
-            end: rng.random_range(0.0..0.2),
+            end: rare(rng, 0.05),
             push: if rng.random_bool(0.5) { 1.0 } else { 0.7 },
             fork: rare(rng, 0.3),
-            longest_prompt: rng.random_range(1..=max_model_len),
+            longest_prompt: rng.random_range(1..=max_model_len / 2),
             longest_answer: rng.random_range(0..=max_model_len),
             vocabulary: [2, 4, 1000][rng.random_range(0..3)],
         }

@@ -39,14 +39,14 @@ pub(crate) struct Answer {
     pub(crate) sampled: bool,
     /// Whether it was preempted and had no rows since.
     pub(crate) lost: bool,
-    /// Steps in a row in which it could have decoded and did not.
-    pub(crate) without_row: usize,
+    /// Rows of steps in which it could have decoded and did not, since it did.
+    pub(crate) rows_of_others: usize,
 }
 
 impl Answer {
     pub(crate) fn new(request: RequestId, prompt: &[TokenId]) -> Self {
         let (tokens, lost) = (prompt.to_vec(), false);
-        Self { request, tokens, computed: 0, sampled: false, lost, without_row: 0 }
+        Self { request, tokens, computed: 0, sampled: false, lost, rows_of_others: 0 }
     }
 }
 
@@ -284,9 +284,10 @@ impl World {
             self.clients.get_mut(&answer.request).expect("it ran").lost = true;
         }
         for &seq in &self.decoding {
+            let has_row = step.work.iter().any(|w| w.seq == seq) || self.cannot_have_row(step, seq);
             let answer = self.answers.get_mut(&seq).expect("it ran");
-            let has_row = step.work.iter().any(|w| w.seq == seq);
-            answer.without_row = if has_row { 0 } else { answer.without_row + 1 };
+            let rows = answer.rows_of_others + self.budget.rows;
+            answer.rows_of_others = if has_row { 0 } else { rows };
         }
     }
 
