@@ -74,7 +74,7 @@ pub use self::generation::Generation;
 use self::load::{Load, QueueLimits, Weight};
 pub use self::models::{ModelSpec, Models, ModelsError};
 pub use self::observer::{Observer, RequestTimes};
-pub use self::pace::STRETCH;
+pub use self::pace::{MAX_GAP, STRETCH};
 pub use self::request::{
     Event, FinishReason, GenerationRequest, Search, StopCause, StopConditions, Tenant, TokenInfo,
     Usage,

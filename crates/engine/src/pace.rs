@@ -4,12 +4,16 @@
 //! sequences take alone, `r` what a row costs. Prompts get as many rows as make a step at most
 //! [`STRETCH`] times as long, so that no stream stalls (Agrawal et al. 2024, "Taming
 //! Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve", section 4.2, with the budget
-//! found by measuring).
+//! found by measuring). Where many prompts wait for few streams they get more, so that the batch
+//! fills up again: `STRETCH * (1 + (prompts - 1) / streams)`, up to steps of [`MAX_GAP`].
 
 use scheduler::Budget;
 
-/// How much longer a step may become through prompts, as a multiple of what it takes without.
+/// How much longer a step may become through one prompt, as a multiple of what it takes without.
 pub const STRETCH: f64 = 2.4;
+
+/// Seconds of a step beyond which no number of waiting prompts stretches it.
+pub const MAX_GAP: f64 = 0.35;
 
 /// Prompt rows go in multiples of this, the rows of a tile.
 const GRANULE: usize = 16;
@@ -30,12 +34,17 @@ impl Pace {
         Self { rows: rows.max(1), decode: [None; 16], row: None }
     }
 
-    /// The budget of a step in which `decoding` sequences decode.
-    pub(crate) fn budget(&self, decoding: usize) -> Budget {
+    /// The budget of a step in which `decoding` sequences decode and `prompts` are to be computed.
+    pub(crate) fn budget(&self, decoding: usize, prompts: usize) -> Budget {
         let decode = self.decode_seconds(decoding);
+        let crowd = 1.0 + prompts.saturating_sub(1) as f64 / decoding.max(1) as f64;
         let prompt_rows = match (decode, self.row) {
             _ if decoding == 0 => self.rows,
-            (Some(decode), Some(row)) => ((STRETCH - 1.0) * decode / row.max(1e-9)) as usize,
+            (Some(decode), Some(row)) => {
+                let least = STRETCH * decode;
+                let step = (least * crowd).min(MAX_GAP.max(least));
+                ((step - decode) / row.max(1e-9)) as usize
+            }
             // Nothing is known yet.
             _ => 4 * GRANULE,
         };
@@ -83,24 +92,27 @@ mod tests {
     #[test]
     fn prompts_stretch_a_step_no_further_than_asked() {
         let mut pace = Pace::new(512);
-        assert_eq!(pace.budget(0).prompt_rows, 512);
-        assert_eq!(pace.budget(8).prompt_rows, 64);
+        assert_eq!(pace.budget(0, 1).prompt_rows, 512);
+        assert_eq!(pace.budget(8, 1).prompt_rows, 64);
         let (decode, row) = (0.050, 0.001);
         for _ in 0..20 {
             pace.took(8, 0, decode);
-            let rows = pace.budget(8).prompt_rows;
+            let rows = pace.budget(8, 1).prompt_rows;
             pace.took(8, rows, decode + row * rows as f64);
         }
         // (2.4 - 1) * 50 ms of rows of 1 ms each, in whole tiles.
-        assert_eq!(pace.budget(8).prompt_rows, 64);
-        assert_eq!(pace.budget(5).prompt_rows, 64);
+        assert_eq!(pace.budget(8, 1).prompt_rows, 64);
+        assert_eq!(pace.budget(5, 1).prompt_rows, 64);
         // Of 16 nothing is known but what 8 take.
-        assert_eq!(pace.budget(16).prompt_rows, 64);
+        assert_eq!(pace.budget(16, 1).prompt_rows, 64);
         assert!((pace.row.unwrap() - row).abs() < 1e-9);
+        // Eight more that wait: 2.4 * (1 + 8 / 8) times 50 ms; a hundred: 350 ms.
+        assert_eq!(pace.budget(8, 9).prompt_rows, 176);
+        assert_eq!(pace.budget(8, 100).prompt_rows, 288);
         // A machine on which a row costs more than the streams can bear still makes progress.
         for _ in 0..50 {
             pace.took(0, 16, 16.0);
         }
-        assert_eq!(pace.budget(8).prompt_rows, 16);
+        assert_eq!(pace.budget(8, 1).prompt_rows, 16);
     }
 }

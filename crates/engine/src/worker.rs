@@ -180,7 +180,9 @@ impl<'m> Worker<'m> {
     fn step(&mut self) {
         let (began, generated) = (Instant::now(), self.totals.tokens.generated);
         let decoding = self.scheduler.decoding();
-        let step = self.scheduler.schedule(self.pace.budget(decoding));
+        let counts = self.scheduler.counts();
+        let prompts = counts.waiting + counts.preempted + counts.running.saturating_sub(decoding);
+        let step = self.scheduler.schedule(self.pace.budget(decoding, prompts));
         if step.work.is_empty() && step.is_quiet() {
             return;
         }

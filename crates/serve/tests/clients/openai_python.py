@@ -138,14 +138,14 @@ WEATHER = {
 @check
 def tools():
     for choice in ("required", {"type": "function", "function": {"name": "get_weather"}}):
-        r = ask(tools=[WEATHER], tool_choice=choice, max_tokens=120)
+        r = ask(tools=[WEATHER], tool_choice=choice, parallel_tool_calls=False, max_tokens=120)
         call = r.choices[0].message.tool_calls[0]
         assert call.type == "function" and call.function.name == "get_weather" and call.id
         arguments = json.loads(call.function.arguments)
         assert arguments["city"] in ("London", "Verona") and 1 <= arguments["days"] <= 7
-        assert r.choices[0].finish_reason == "tool_calls"
+        assert r.choices[0].finish_reason == "tool_calls", r.choices[0]
     pieces, name = [], None
-    for chunk in ask(tools=[WEATHER], tool_choice="required", max_tokens=120, stream=True):
+    for chunk in ask(tools=[WEATHER], tool_choice="required", parallel_tool_calls=False, max_tokens=120, stream=True):
         for call in chunk.choices[0].delta.tool_calls or []:
             name = call.function.name or name
             pieces.append(call.function.arguments or "")

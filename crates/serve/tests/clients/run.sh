@@ -30,7 +30,7 @@ server=$!
 trap 'kill $server 2>/dev/null; wait $server 2>/dev/null || true' EXIT
 for _ in $(seq 100); do
     url=$(sed -n 's/.*listening on \(http[^ ]*\).*/\1/p' "$log" | head -n1)
-    [ -n "$url" ] && break
+    [ -n "$url" ] && curl -sf "$url/readyz" >/dev/null && break
     kill -0 $server || { cat "$log" >&2; exit 1; }
     sleep 0.1
 done
