@@ -5,7 +5,7 @@
 //! [`CONTENT_SECURITY_POLICY`] with every file, and needs no key for them: the page asks for one.
 //!
 //! What it uses: `v1/models`, `v1/chat/completions`, `v1/completions` for models without a chat
-//! template (error code `no_chat_template`), and `live` (see [`snapshot`](crate::engine::snapshot)).
+//! template (error code `no_chat_template`), and `live` (see [`engine::snapshot`]).
 
 /// What the page may do: load its own files and ask its own server.
 pub const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -79,7 +79,8 @@ mod tests {
 
     #[test]
     fn nothing_comes_from_outside_and_nothing_is_run_from_text() {
-        let forbidden = ["http:", "https:", "innerHTML", "outerHTML", "insertAdjacentHTML", "eval("];
+        let forbidden =
+            ["http:", "https:", "innerHTML", "outerHTML", "insertAdjacentHTML", "eval("];
         for a in ASSETS {
             for word in forbidden {
                 // The name of SVG's format is no address.
@@ -89,6 +90,8 @@ mod tests {
         }
         // The policy forbids both, and they would fail in silence.
         let html = asset("").unwrap().body;
-        assert!(!html.contains("style=\"") && !html.contains("<script>") && !html.contains("<style"));
+        assert!(
+            !html.contains("style=\"") && !html.contains("<script>") && !html.contains("<style")
+        );
     }
 }

@@ -3,7 +3,8 @@ import { ApiError, ask, events } from "./api.js";
 import { BlockMap } from "./block_map.js";
 
 const $ = id => document.getElementById(id);
-const whole = new Intl.NumberFormat("en");
+const whole = new Intl.NumberFormat("en", { maximumFractionDigits: 0 });
+const oneDigit = new Intl.NumberFormat("en", { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 const percent = (part, of) => (of > 0 ? `${(100 * part / of).toFixed(1)} %` : "–");
 /** Milliseconds that the lines show, and that a rate is taken over. */
 const SHOWN = 60_000, WINDOW = 1_000;
@@ -14,6 +15,14 @@ export class Live {
   constructor(model) {
     Object.assign(this, { model, controller: null, history: [], rows: new Map() });
     this.map = new BlockMap($("map"), $("tip"), $("legend"));
+    // One stop of the Tab key for the whole list; arrows move within it.
+    $("sequences").addEventListener("keydown", event => {
+      const step = { ArrowDown: "nextElementSibling", ArrowUp: "previousElementSibling" }[event.key];
+      const to = step && document.activeElement[step];
+      if (!to) return;
+      event.preventDefault();
+      to.focus();
+    });
   }
 
   run(wanted) {
@@ -75,12 +84,13 @@ export class Live {
     this.rates(s);
     $("running").textContent = whole.format(s.running);
     $("waiting").textContent = whole.format(s.waiting);
+    $("in-use").textContent = percent(s.blocks.used, s.blocks.total);
     $("hits").textContent = percent(s.prefix.hits, s.prefix.queries);
     $("waste").textContent = s.blocks.used ? percent(s.waste, 1) : "–";
     $("preemptions").textContent = whole.format(s.preemptions);
     $("speculation").hidden = !s.speculation;
     if (s.speculation) $("accepted").textContent = percent(s.speculation.accepted, s.speculation.drafted);
-    $("block-size").textContent = `${whole.format(s.blocks.total)} of ${s.blocks.block_size} tokens`;
+    $("block-size").textContent = `${whole.format(s.blocks.total)} × ${s.blocks.block_size} tokens`;
     for (const state of ["used", "shared", "idle", "free"]) $(state).textContent = whole.format(s.blocks[state]);
     this.map.update(s);
     this.sequences(s);
@@ -101,7 +111,8 @@ export class Live {
         const passed = h.time - history[from].time;
         points.push([h.time, passed > 0 ? 1000 * (h[what] - history[from][what]) / passed : 0]);
       });
-      $(`${what}-rate`).textContent = whole.format(Math.round(points.at(-1)[1]));
+      const now = points.at(-1)[1];
+      $(`${what}-rate`).textContent = (now > 0 && now < 9.95 ? oneDigit : whole).format(now);
       const top = Math.max(1, ...points.map(p => p[1]));
       const path = points.map(([t, rate]) =>
         `${(120 * (1 - (s.time_ms - t) / SHOWN)).toFixed(1)} ${(31 - 29 * rate / top).toFixed(1)}`);
@@ -117,7 +128,9 @@ export class Live {
       let row = this.rows.get(sequence.id);
       if (!row) this.rows.set(sequence.id, row = this.row(sequence));
       this.fill(row, sequence);
-      if (list.children[seen.size - 1] !== row.item) list.insertBefore(row.item, list.children[seen.size - 1] ?? null);
+      const there = list.children[seen.size - 1] ?? null;
+      if (there !== row.item) list.insertBefore(row.item, there);
+      row.item.tabIndex = -1;
     }
     for (const [id, { item }] of this.rows) {
       if (seen.has(id)) continue;
@@ -125,6 +138,7 @@ export class Live {
       this.rows.delete(id);
       if (this.map.focused === id) this.map.focus(null);
     }
+    if (list.firstElementChild) list.firstElementChild.tabIndex = 0;
     const hidden = s.running + s.waiting - seen.size;
     $("none").hidden = seen.size > 0 && hidden <= 0;
     $("none").textContent = seen.size === 0 ? "Nothing runs." : `and ${whole.format(hidden)} more`;
@@ -132,7 +146,6 @@ export class Live {
 
   row({ id }) {
     const item = document.createElement("li");
-    item.tabIndex = 0;
     const [name, state, bar, cached, prompt, generated, count] =
       ["span", "span", "span", "i", "i", "i", "span"].map(tag => document.createElement(tag));
     bar.className = "bar";
