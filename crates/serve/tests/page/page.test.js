@@ -35,17 +35,21 @@ const routed = (page, fulfil) => page.route(/\/v1\/(chat\/)?completions$/, fulfi
 
 test("an answer streams, and nothing comes from outside", async () => {
   const { page, asked, complaints, close } = await tab();
-  await limit(page, 200);
+  await limit(page, 600);
+  await page.evaluate(() => {
+    const messages = document.getElementById("messages"), seen = new Set();
+    new MutationObserver(() => {
+      seen.add(messages.querySelector(".assistant .text")?.textContent.length ?? 0);
+      globalThis.lengths = [...seen];
+    }).observe(messages, { childList: true, subtree: true, characterData: true });
+  });
   await say(page, "ROMEO:");
   assert.equal(await page.locator("article.user .text").textContent(), "ROMEO:");
   await page.locator("#stop").waitFor();
-  // It grows while it is not complete.
-  const lengths = new Set();
-  while (await page.locator("#stop").isVisible()) {
-    lengths.add((await words(page)).length);
-    await page.waitForTimeout(15);
-  }
-  assert.ok(lengths.size >= 3, `seen lengths: ${[...lengths]}`);
+  await idle(page);
+  // It grew while it was not complete.
+  const lengths = await page.evaluate(() => globalThis.lengths);
+  assert.ok(lengths.length >= 3, `seen lengths: ${lengths}`);
   assert.match(await answer(page).locator(".foot").textContent(), /^\d+ tokens · [\d.]+ tokens\/s · first after [\d.]+ s/);
   assert.equal(await page.locator("#status").textContent(), "The answer is complete.");
   assert.equal(await page.inputValue("#prompt"), "");
@@ -202,7 +206,7 @@ test("the live view shows the engine", async () => {
     return new Set(new Uint32Array(data.buffer)).size;
   });
   assert.ok(colours >= 2, `${colours} colours`);
-  await page.locator("#map").hover({ position: { x: 5, y: 5 } });
+  await page.locator("#map").hover({ position: { x: 2, y: 2 } });
   assert.match(await page.locator("#tip").textContent(), /^Block 0: (free|used|shared|cached)/);
   assert.ok(await page.locator("#speculation").isHidden());
   assert.deepEqual(complaints.filter(c => !/status of 400/.test(c)), []);

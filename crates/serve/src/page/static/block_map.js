@@ -41,7 +41,7 @@ export class BlockMap {
 
   /** The largest cells with which everything fits into the width and a bounded height. */
   layout(width, count) {
-    const most = Math.max(96, Math.min(320, innerHeight * .4));
+    const most = Math.max(96, Math.min(320, innerHeight * .3));
     let side = Math.min(18, width);
     while (side > 2 && Math.ceil(count / Math.floor(width / side)) * side > most) side -= .5;
     const columns = Math.max(1, Math.floor(width / side));
@@ -64,7 +64,7 @@ export class BlockMap {
     const c = canvas.getContext("2d");
     c.setTransform(ratio, 0, 0, ratio, 0, 0);
     c.clearRect(0, 0, width, height);
-    const gap = side >= 5 ? 1 : 0, size = side - gap;
+    const gap = side >= 5 ? 1 : side >= 3.5 ? .5 : 0, size = side - gap;
     const rect = i => c.rect((i % columns) * side, Math.floor(i / columns) * side, size, size);
     for (const letter in STATES) {
       c.beginPath();

@@ -93,7 +93,8 @@ export class Chat {
   draw(turn) {
     // What a person typed is shown as it was typed.
     if (turn.role === "user") turn.text.textContent = turn.content;
-    else render(turn.text, turn.content);
+    // A continuation often begins with the space between two words.
+    else render(turn.text, turn.content.trimStart());
     turn.foot.textContent = turn.error ?? turn.footnote ?? "";
     turn.foot.hidden = !turn.foot.textContent;
     turn.foot.classList.toggle("error", Boolean(turn.error));
