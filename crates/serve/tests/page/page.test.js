@@ -187,6 +187,23 @@ test("a key is sent and kept for this tab alone", async () => {
   await close();
 });
 
+test("where a key is wanted the page asks for one, and goes on with it", async () => {
+  const context = await launched.browser.newContext();
+  const page = await context.newPage();
+  const refusal = { status: 401, contentType: "application/json", body: JSON.stringify({ error: { message: "A key is needed.", code: null } }) };
+  await page.route("**/v1/models", route =>
+    (route.request().headers().authorization === "Bearer right" ? route.continue() : route.fulfill(refusal)));
+  await page.goto(url);
+  await page.locator("#settings").waitFor();
+  assert.equal(await page.locator("#note").textContent(), "No list of models. A key is needed. Enter a key under Settings.");
+  assert.ok(await page.locator("#model").isDisabled());
+  await page.fill("#key", "right");
+  await page.press("#key", "Tab");
+  await page.waitForFunction(() => !document.getElementById("model").disabled);
+  assert.ok(await page.locator("#note").isHidden());
+  await context.close();
+});
+
 test("the live view shows the engine", async () => {
   const { page, complaints, close } = await tab();
   const count = id => page.locator(`#${id}`).textContent().then(t => Number(t.replace(/\D/g, "")));
