@@ -52,8 +52,11 @@ asan *ARGS:
 
 # The server's page in headless Chromium, with screenshots in target/page (needs node, npm and chromium)
 page:
-    cargo build --release -p infinity-cli
-    cd crates/serve/tests/page && npm install --no-audit --no-fund --no-package-lock && npm test
+    .ci/run page
+
+# The clients that people use against our server: openai, langchain, lm-eval, schemathesis
+clients:
+    .ci/run clients
 
 # Each library crate from a project outside the workspace, alone
 outside *CRATE:
