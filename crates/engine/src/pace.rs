@@ -6,6 +6,9 @@
 //! Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve", section 4.2, with the budget
 //! found by measuring). Where many prompts wait for few streams they get more, so that the batch
 //! fills up again: `STRETCH * (1 + (prompts - 1) / streams)`, up to steps of [`MAX_GAP`].
+//!
+//! While prompts wait all the time no step would show what decoding alone takes, and whatever it takes
+//! would be laid at the prompts' door. So once in [`PROBE`] steps prompts pause for one.
 
 use scheduler::Budget;
 
@@ -15,8 +18,19 @@ pub const STRETCH: f64 = 2.4;
 /// Seconds of a step beyond which no number of waiting prompts stretches it.
 pub const MAX_GAP: f64 = 0.35;
 
+/// Steps after which what decoding alone takes is measured again.
+const PROBE: u32 = 64;
+
 /// Prompt rows go in multiples of this, the rows of a tile.
 const GRANULE: usize = 16;
+
+/// What is known of steps that only decode.
+#[derive(Clone, Copy, Debug, Default)]
+struct Decode {
+    seconds: Option<f64>,
+    /// Steps with as many sequences since it was measured.
+    age: u32,
+}
 
 /// Measures steps and sets the budget of the next.
 #[derive(Debug)]
@@ -24,22 +38,26 @@ pub(crate) struct Pace {
     /// The most rows of a step.
     rows: usize,
     /// Seconds of a step that only decodes, by the sequences it decodes: 1, 2, 3..4, 5..8, ...
-    decode: [Option<f64>; 16],
+    decode: [Decode; 16],
     /// Seconds that one more prompt row costs.
     row: Option<f64>,
 }
 
 impl Pace {
     pub(crate) fn new(rows: usize) -> Self {
-        Self { rows: rows.max(1), decode: [None; 16], row: None }
+        Self { rows: rows.max(1), decode: [Decode::default(); 16], row: None }
     }
 
     /// The budget of a step in which `decoding` sequences decode and `prompts` are to be computed.
     pub(crate) fn budget(&self, decoding: usize, prompts: usize) -> Budget {
         let decode = self.decode_seconds(decoding);
         let crowd = 1.0 + prompts.saturating_sub(1) as f64 / decoding.max(1) as f64;
+        let here = &self.decode[class(decoding)];
         let prompt_rows = match (decode, self.row) {
             _ if decoding == 0 => self.rows,
+            _ if here.seconds.is_none() || here.age >= PROBE => {
+                return Budget { rows: self.rows.max(decoding + GRANULE), prompt_rows: 0 };
+            }
             (Some(decode), Some(row)) => {
                 let least = STRETCH * decode;
                 let step = (least * crowd).min(MAX_GAP.max(least));
@@ -54,12 +72,15 @@ impl Pace {
 
     /// Notes that a step of so many rows took so long.
     pub(crate) fn took(&mut self, decoding: usize, prompt_rows: usize, seconds: f64) {
+        let here = &mut self.decode[class(decoding)];
         if prompt_rows == 0 {
             if decoding > 0 {
-                blend(&mut self.decode[class(decoding)], seconds);
+                blend(&mut here.seconds, seconds);
+                here.age = 0;
             }
             return;
         }
+        here.age = here.age.saturating_add(1);
         let beside = if decoding == 0 { Some(0.0) } else { self.decode_seconds(decoding) };
         // A few rows tell more of what a step costs anyway than of what a row does.
         if let Some(beside) = beside.filter(|_| prompt_rows >= GRANULE) {
@@ -71,7 +92,8 @@ impl Pace {
     /// What is known of as many sequences, or else of the nearest number that is known.
     fn decode_seconds(&self, decoding: usize) -> Option<f64> {
         let at = class(decoding);
-        let near = (0..self.decode.len()).filter_map(|c| Some((c.abs_diff(at), self.decode[c]?)));
+        let near =
+            (0..self.decode.len()).filter_map(|c| Some((c.abs_diff(at), self.decode[c].seconds?)));
         near.min_by_key(|&(distance, _)| distance).map(|(_, seconds)| seconds)
     }
 }
@@ -89,23 +111,29 @@ fn blend(mean: &mut Option<f64>, new: f64) {
 mod tests {
     use super::*;
 
+    /// A machine on which decoding `n` takes `d` seconds and a prompt's row `r`.
+    fn learnt(pace: &mut Pace, n: usize, d: f64, r: f64) {
+        for _ in 0..30 {
+            pace.took(n, 0, d);
+            let rows = pace.budget(n, 1).prompt_rows;
+            pace.took(n, rows, d + r * rows as f64);
+        }
+    }
+
     #[test]
     fn prompts_stretch_a_step_no_further_than_asked() {
         let mut pace = Pace::new(512);
         assert_eq!(pace.budget(0, 1).prompt_rows, 512);
+        // What decoding takes is not known: this step tells.
+        assert_eq!(pace.budget(8, 1).prompt_rows, 0);
+        pace.took(8, 0, 0.050);
+        // Nor what a row of a prompt does.
         assert_eq!(pace.budget(8, 1).prompt_rows, 64);
-        let (decode, row) = (0.050, 0.001);
-        for _ in 0..20 {
-            pace.took(8, 0, decode);
-            let rows = pace.budget(8, 1).prompt_rows;
-            pace.took(8, rows, decode + row * rows as f64);
-        }
+        learnt(&mut pace, 8, 0.050, 0.001);
         // (2.4 - 1) * 50 ms of rows of 1 ms each, in whole tiles.
         assert_eq!(pace.budget(8, 1).prompt_rows, 64);
         assert_eq!(pace.budget(5, 1).prompt_rows, 64);
-        // Of 16 nothing is known but what 8 take.
-        assert_eq!(pace.budget(16, 1).prompt_rows, 64);
-        assert!((pace.row.unwrap() - row).abs() < 1e-9);
+        assert!((pace.row.unwrap() - 0.001).abs() < 1e-9);
         // Eight more that wait: 2.4 * (1 + 8 / 8) times 50 ms; a hundred: 350 ms.
         assert_eq!(pace.budget(8, 9).prompt_rows, 176);
         assert_eq!(pace.budget(8, 100).prompt_rows, 288);
@@ -114,5 +142,21 @@ mod tests {
             pace.took(0, 16, 16.0);
         }
         assert_eq!(pace.budget(8, 1).prompt_rows, 16);
+    }
+
+    #[test]
+    fn what_decoding_takes_is_measured_though_prompts_never_end() {
+        let mut pace = Pace::new(512);
+        pace.took(1, 0, 0.025);
+        learnt(&mut pace, 1, 0.025, 0.002);
+        // Sixteen streams take 60 ms, of which nothing is known, and always a prompt waits.
+        let (mut rows, mut probes) = (0, 0);
+        for _ in 0..1000 {
+            rows = pace.budget(16, 1).prompt_rows;
+            probes += usize::from(rows == 0);
+            pace.took(16, rows, 0.060 + 0.002 * rows as f64);
+        }
+        assert_eq!(rows, 32); // (2.4 - 1) * 60 ms of rows of 2 ms, in whole tiles
+        assert!((10..=20).contains(&probes), "{probes}");
     }
 }
