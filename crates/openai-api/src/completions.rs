@@ -71,6 +71,16 @@ impl PromptInput {
         self.len() == 0
     }
 
+    /// The prompts that are texts.
+    pub fn texts(&self) -> impl Iterator<Item = &str> {
+        let texts = match self {
+            Self::Text(text) => std::slice::from_ref(text),
+            Self::Texts(texts) => texts,
+            Self::Tokens(_) | Self::TokenLists(_) => &[],
+        };
+        texts.iter().map(String::as_str)
+    }
+
     /// Any of the four forms; the first element says which.
     pub(crate) fn parse(path: &str, value: Value) -> Result<Self, ApiError> {
         let Value::Array(items) = value else { return text(path, value).map(Self::Text) };

@@ -70,6 +70,11 @@ pub enum ApiError {
         prompt.saturating_add(*completion)
     )]
     ContextLength { param: &'static str, limit: usize, prompt: usize, completion: usize },
+    /// A text so long that its tokens need not be counted.
+    #[error(
+        "This model's maximum context length is {limit} tokens. The {param} of {bytes} bytes is longer. Please reduce its length."
+    )]
+    TextTooLong { param: &'static str, limit: usize, bytes: usize },
     /// A value that only the model, its vocabulary or its template shows to be wrong.
     #[error("Invalid '{param}': {reason}.")]
     Rejected { param: String, reason: String },
@@ -128,8 +133,10 @@ impl ApiError {
             Self::Timeout { .. } => 408,
             Self::BodyTooLarge { .. } => 413,
             Self::UnsupportedMediaType { .. } => 415,
-            Self::RateLimited { .. } => 429,
-            Self::Overloaded { .. } | Self::Unavailable { .. } => 503,
+            // 503 is for a server that has gone or goes: a proxy asks another one then, and sends the
+            // next requests there too. A full queue must not look like that.
+            Self::RateLimited { .. } | Self::Overloaded { .. } => 429,
+            Self::Unavailable { .. } => 503,
             Self::Internal { .. } => 500,
             _ => 400,
         }
@@ -159,7 +166,9 @@ impl ApiError {
             | Self::Conflict { param, .. }
             | Self::Requires { param, .. }
             | Self::Rejected { param, .. } => Some(param),
-            Self::Exceeds { param, .. } | Self::ContextLength { param, .. } => Some(param),
+            Self::Exceeds { param, .. }
+            | Self::ContextLength { param, .. }
+            | Self::TextTooLong { param, .. } => Some(param),
             Self::ModelNotFound { .. }
             | Self::NotSupportedByModel { .. }
             | Self::NoChatTemplate { .. } => Some("model"),
@@ -174,7 +183,7 @@ impl ApiError {
             Self::WrongType { .. } => "invalid_type",
             Self::UnknownParameter { .. } => "unknown_parameter",
             Self::Unsupported { .. } => "unsupported_parameter",
-            Self::ContextLength { .. } => "context_length_exceeded",
+            Self::ContextLength { .. } | Self::TextTooLong { .. } => "context_length_exceeded",
             Self::Unauthorized => "invalid_api_key",
             Self::ModelNotFound { .. } => "model_not_found",
             Self::NoChatTemplate { .. } => "no_chat_template",

@@ -33,6 +33,18 @@ pub(crate) struct Served {
     pub(crate) context: Arc<ModelContext>,
 }
 
+impl Served {
+    /// Refuses texts of which one is too long whatever its tokens are.
+    pub(crate) fn check_lengths<'a>(
+        &self,
+        texts: impl IntoIterator<Item = &'a str>,
+        param: &'static str,
+    ) -> Result<(), ApiError> {
+        let limit = self.engine.info().context_length;
+        texts.into_iter().try_for_each(|t| self.context.check_length(t.len(), param, limit))
+    }
+}
+
 impl App {
     pub(crate) fn new(config: HttpConfig, models: Arc<Models>) -> Self {
         Self {

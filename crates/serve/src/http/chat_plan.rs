@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use constrain::Grammar;
-use openai_api::{ApiError, ChatRequest, StreamOptions, Tool, ToolChoice};
+use openai_api::{ApiError, ChatRequest, Content, StreamOptions, Tool, ToolChoice};
 use serde_json::{Value, json};
 use tokenizer::Tokenizer;
 
@@ -41,6 +41,11 @@ impl ChatPlan {
         // Who may call nothing is not told of anything.
         let tools = if choice == ToolChoice::None { &[][..] } else { &chat.tools };
         let template = context.template(!tools.is_empty(), &chat.model)?;
+        if chat.options.truncate_prompt_tokens.is_none() {
+            let texts: Vec<String> =
+                chat.messages.iter().flat_map(|m| &m.content).map(Content::text).collect();
+            served.check_lengths(texts.iter().map(String::as_str), "messages")?;
+        }
         let add_special = chat.options.add_special_tokens.unwrap_or(false);
         let prompt = chat_prompt(
             &chat.messages,

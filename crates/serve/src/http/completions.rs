@@ -81,6 +81,10 @@ impl Plan {
         let tokenizer = &served.context.tokenizer;
         let limit = request.limit();
         let options = request.options;
+        if options.truncate_prompt_tokens.is_none() {
+            let texts = request.prompt.texts().chain(request.suffix.as_deref());
+            served.check_lengths(texts, "prompt")?;
+        }
         let mut base =
             generation(&options, &served.context, tenant, Some(limit.max(1)), request.logprobs)?;
         let add_special = options.add_special_tokens.unwrap_or(true);

@@ -6,14 +6,16 @@ use constrain::reasoning::ReasoningFormat;
 use constrain::tool_calls::ToolFormat;
 use constrain::{Compiler, ConstrainError, Constraint, Grammar, Limits};
 use openai_api::{ApiError, Structure};
-use tokenizer::Tokenizer;
 use tokenizer::template::ChatTemplate;
+use tokenizer::{Tokenizer, VocabularyModel};
 
 use super::failure::not_compiled;
 
 /// What belongs to a loaded model beside its engine.
 pub(crate) struct ModelContext {
     pub(crate) tokenizer: Arc<Tokenizer>,
+    /// Bytes of the longest token.
+    longest_token: usize,
     compiler: OnceLock<Result<Compiler, ConstrainError>>,
     /// For requests without tools, and for those with.
     templates: [Option<Result<Arc<Template>, String>>; 2],
@@ -50,8 +52,29 @@ impl ModelContext {
             (None, Some(named)) => Some(compile(&named.source)),
             _ => plain.clone(),
         };
-        let tokenizer = Arc::clone(tokenizer);
-        Self { tokenizer, compiler: OnceLock::new(), templates: [plain, with_tools] }
+        let longest_token = tokenizer.vocabulary().tokens.iter().map(Vec::len).max().unwrap_or(1);
+        let (tokenizer, compiler) = (Arc::clone(tokenizer), OnceLock::new());
+        Self { tokenizer, longest_token, compiler, templates: [plain, with_tools] }
+    }
+
+    /// Refuses a text that is too long for the context whatever its tokens are, before they are
+    /// counted, which takes time.
+    ///
+    /// Normalising may make a text shorter, hardly by more than a factor of 4; and WordPiece makes
+    /// one token of a word of any length, so that nothing follows there.
+    pub(crate) fn check_length(
+        &self,
+        bytes: usize,
+        param: &'static str,
+        limit: usize,
+    ) -> Result<(), ApiError> {
+        const NORMALISED: usize = 4;
+        let most = limit.saturating_mul(self.longest_token * NORMALISED);
+        let bounded = self.tokenizer.vocabulary().model != VocabularyModel::WordPiece;
+        match bounded && bytes > most {
+            true => Err(ApiError::TextTooLong { param, limit, bytes }),
+            false => Ok(()),
+        }
     }
 
     /// The template of a request with or without tools.

@@ -23,6 +23,9 @@ pub(crate) async fn embeddings(
     let request = EmbeddingRequest::parse(&body, app.config.json)?;
     drop(body);
     let served = app.served(Some(&request.model)).await?;
+    if request.truncate_prompt_tokens.is_none() {
+        served.check_lengths(request.input.texts(), "input")?;
+    }
     let (engine, tokenizer) = (served.engine, Arc::clone(&served.context.tokenizer));
     let (input, keep) = (request.input, request.truncate_prompt_tokens);
     let add_special = request.add_special_tokens.unwrap_or(true);

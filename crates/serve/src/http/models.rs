@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use axum::Json;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use openai_api::{ApiError, ModelCard, ModelList};
 
@@ -18,8 +19,10 @@ pub(crate) async fn list(State(app): State<Arc<App>>) -> Json<ModelList> {
 /// One model, whose name may have slashes.
 pub(crate) async fn one(
     State(app): State<Arc<App>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
 ) -> Result<Json<ModelCard>, Failure> {
+    // A path that is no text names no model.
+    let name = name.map(|Path(name)| name).unwrap_or_default();
     match app.models.specs().into_iter().any(|s| s.name == name) {
         true => Ok(Json(card(&app, name))),
         false => {

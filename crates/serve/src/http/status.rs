@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::Bytes;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -82,7 +83,8 @@ pub(crate) async fn page() -> Response {
 }
 
 /// What the page is made of.
-pub(crate) async fn page_file(Path(name): Path<String>) -> Response {
+pub(crate) async fn page_file(name: Result<Path<String>, PathRejection>) -> Response {
+    let name = name.map(|Path(name)| name).unwrap_or_default();
     file(&format!("page/{name}"))
 }
 

@@ -85,7 +85,8 @@ async fn tools_that_must_be_called() {
     let server = with_template();
     let named = json!({"type": "function", "function": {"name": "weather"}});
     for choice in [json!("required"), named] {
-        let more = json!({"tools": [tool()], "tool_choice": choice, "max_tokens": 100});
+        let more = json!({"tools": [tool()], "tool_choice": choice, "max_tokens": 200,
+            "parallel_tool_calls": false});
         let whole = post(&server, PATH, &ask(more.clone())).await.ok();
         let choice = &whole["choices"][0];
         let call = &choice["message"]["tool_calls"][0];
@@ -120,7 +121,7 @@ async fn schemas_are_followed_or_refused() {
     let format = |schema: Value| {
         let schema = json!({"name": "s", "schema": schema, "strict": true});
         ask(json!({"response_format": {"type": "json_schema", "json_schema": schema},
-            "max_tokens": 100}))
+            "max_tokens": 200}))
     };
     let schema = json!({"type": "object", "properties": {"yes": {"type": "boolean"}},
         "required": ["yes"], "additionalProperties": false});
@@ -183,7 +184,8 @@ async fn responses_whole_and_streamed() {
     let deltas = values.iter().filter(|v| v["type"] == "response.output_text.delta");
     assert_eq!(deltas.filter_map(|v| v["delta"].as_str()).collect::<String>(), text);
 
-    let called = json!({"model": "bard", "input": "Rain?", "max_output_tokens": 100, "temperature": 0,
+    let called = json!({"model": "bard", "input": "Rain?", "max_output_tokens": 200, "temperature": 0,
+        "parallel_tool_calls": false,
         "tool_choice": "required", "tools": [with(json!({"type": "function"}), tool()["function"].clone())]});
     let called = post(&server, "/v1/responses", &called).await.ok();
     assert_eq!(called["output"][0]["type"], "function_call");

@@ -84,9 +84,8 @@ async fn several_prompts_with_several_answers_are_numbered() {
 #[tokio::test]
 async fn prompts_as_text_and_as_tokens_are_the_same() {
     let server = server(HttpConfig::default());
-    let tokens =
-        post(&server, "/tokenize", &json!({"prompt": "ROMEO:", "return_token_strs": true}));
-    let tokens = tokens.await.ok();
+    let text = json!({"prompt": "ROMEO:", "return_token_strs": true});
+    let tokens = post(&server, "/tokenize", &text).await.ok();
     assert_eq!(tokens["count"], tokens["tokens"].as_array().unwrap().len());
     assert_eq!(tokens["token_strs"].as_array().unwrap().len(), tokens["count"]);
     let text = post(&server, PATH, &greedy(json!({}))).await.ok();

@@ -7,6 +7,8 @@ use axum::http::{Method, Request, StatusCode, header};
 use axum::middleware::from_fn_with_state;
 use axum::routing::get as route_get;
 use futures_util::StreamExt as _;
+use openai_api::ErrorResponse;
+use openai_api::sse::SseReader;
 use serde_json::json;
 use tower::ServiceExt as _;
 
@@ -173,4 +175,26 @@ async fn a_client_that_goes_away_cancels() {
         }
     };
     tokio::time::timeout(Duration::from_secs(1), gone).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_failure_within_a_stream_is_an_error_event() {
+    let engine = start(EngineConfig::default());
+    let server = router(app_of(engine.clone(), HttpConfig::default()));
+    let body = json!({"model": "bard", "prompt": "x", "max_tokens": 200, "ignore_eos": true,
+        "stream": true});
+    let request = Request::post("/v1/completions").body(Body::from(body.to_string())).unwrap();
+    let response = server.clone().oneshot(request).await.unwrap();
+    assert_eq!(response.status(), 200);
+    engine.panic_for_tests();
+    let bytes = axum::body::to_bytes(response.into_body(), usize::MAX).await.unwrap();
+    let events = SseReader::new().push(&bytes).unwrap();
+    let last = events.last().unwrap();
+    assert_eq!(last.event.as_deref(), Some("error"));
+    let error: ErrorResponse = serde_json::from_str(&last.data).unwrap();
+    assert_eq!(error.error.kind, "server_error");
+    // The engine is back.
+    let after = json!({"model": "bard", "prompt": "x", "max_tokens": 2});
+    post(&server, "/v1/completions", &after).await.ok();
+    get(&server, "/health").await.ok();
 }

@@ -38,6 +38,12 @@ async fn what_only_the_model_shows_to_be_wrong() {
     let long = post(&server, path, &completion(json!({"max_tokens": 1_000_000}))).await.error(400);
     assert_eq!(long["code"], "context_length_exceeded");
     assert!(long["message"].as_str().unwrap().contains("1000000 in the completion"), "{long}");
+    // So long a text is not counted.
+    let book = json!({"prompt": "To be, or not to be. ".repeat(300_000), "max_tokens": 1});
+    let began = Instant::now();
+    let longer = post(&server, path, &completion(book)).await.error(400);
+    assert_eq!(longer["code"], "context_length_exceeded");
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
     // An error is the same whether or not a stream was asked for.
     let streamed = completion(json!({"max_tokens": 1_000_000, "stream": true}));
     assert_eq!(post(&server, path, &streamed).await.error(400), long);
@@ -66,6 +72,8 @@ async fn paths_methods_types_and_sizes() {
     let server = server(HttpConfig { max_body: 1000, ..HttpConfig::default() });
     get(&server, "/v2/nothing").await.error(404);
     get(&server, "/page/nothing").await.error(404);
+    get(&server, "/page/%ff").await.error(404);
+    get(&server, "/v1/models/%ff%00").await.error(404);
     get(&server, "/v1/completions").await.error(405);
     post(&server, "/health", &json!({})).await.error(405);
     let large = completion(json!({"prompt": "x".repeat(2000)}));
@@ -73,7 +81,7 @@ async fn paths_methods_types_and_sizes() {
     refused.error(413);
     assert_eq!(refused.headers[header::CONNECTION], "close");
     // Without an announced length, too.
-    let pieces = vec![Ok::<_, std::io::Error>(vec![b' '; 600]); 4];
+    let pieces = (0..4).map(|_| Ok::<_, std::io::Error>(vec![b' '; 600]));
     let body = Body::from_stream(futures_util::stream::iter(pieces));
     send(&server, Request::post("/v1/completions").body(body).unwrap()).await.error(413);
     let form = Request::post("/v1/completions")
