@@ -18,7 +18,7 @@ use anyhow::{Context, Result, ensure};
     after_help = "\
 Examples:
   llama-box --instances 2 --port 8080 --model model.gguf
-  llama-box --model model.gguf -- --api-key secret --max-num-seqs 32
+  llama-box --model model.gguf -- --api-key-file keys --max-sequences 32
   curl http://127.0.0.1:8080/v1/models
 
 Each instance answers on a port of its own too (--instance-port), where its /metrics are.
@@ -115,6 +115,7 @@ impl Args {
         args.extend(["--host", "127.0.0.1", "--port"].map(str::to_owned));
         args.push(port.to_string());
         args.extend(["--threads".to_owned(), self.threads_each().to_string()]);
+        args.extend(["--drain-timeout".to_owned(), self.drain.to_string()]);
         args.extend(self.flags.iter().cloned());
         args
     }
@@ -171,12 +172,12 @@ mod tests {
 
     #[test]
     fn instances_are_told_their_ports_and_threads() {
-        let args = args("llama-box -n 3 -p 9000 -m m.gguf -t 4 -- --api-key k --threads 1");
+        let args = args("llama-box -n 3 -p 9000 -m m.gguf -t 4 --drain 2.5 -- --api-key k");
         args.check().unwrap();
         assert_eq!(args.ports().collect::<Vec<_>>(), [9001, 9002, 9003]);
         assert_eq!(
             args.instance(9002).join(" "),
-            "serve m.gguf --host 127.0.0.1 --port 9002 --threads 4 --api-key k --threads 1"
+            "serve m.gguf --host 127.0.0.1 --port 9002 --threads 4 --drain-timeout 2.5 --api-key k"
         );
     }
 

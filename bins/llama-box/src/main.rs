@@ -94,7 +94,8 @@ async fn supervise(
             ready: health::READY,
             watched: true,
             stop: Signal::TERM,
-            drain,
+            // An instance cancels at that time what still runs, and ends.
+            drain: drain + Duration::from_secs(5),
         };
         instances.spawn(service.run(stop.clone(), ready.clone()));
     }

@@ -4,7 +4,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -70,9 +70,10 @@ impl Running {
         running
     }
 
-    /// The process of the last line of the log that ends a word so: `name is ready at ... (process N)`.
+    /// The process that was ready last, of the instance of that name or of nginx.
     pub(crate) fn process(&self, name: &str) -> Pid {
         let start = format!("llama-box: {name} is ready");
+        self.wait_for(&start, 1);
         let log = self.log.lock().unwrap();
         let line = log.iter().rfind(|l| l.starts_with(&start)).expect("it was ready");
         let id = line.rsplit("(process ").next().unwrap().trim_end_matches(')');
@@ -140,6 +141,37 @@ pub(crate) fn complete(port: u16, body: &str) -> Got {
     }
 }
 
+/// Keeps `clients` clients posting `body` while `during` runs; what they got. They begin one after
+/// another, so that at any time some wait for their first byte and some have it.
+pub(crate) fn under_load(port: u16, clients: usize, body: &str, during: impl FnOnce()) -> Vec<Got> {
+    let over = AtomicBool::new(false);
+    let client = &|number: usize| {
+        thread::sleep(number as u32 * Duration::from_millis(25));
+        let mut got = Vec::new();
+        while !over.load(Ordering::Relaxed) {
+            got.push(complete(port, body));
+        }
+        got
+    };
+    thread::scope(|scope| {
+        let clients: Vec<_> = (0..clients).map(|i| scope.spawn(move || client(i))).collect();
+        during();
+        over.store(true, Ordering::Relaxed);
+        clients.into_iter().flat_map(|c| c.join().unwrap()).collect()
+    })
+}
+
+/// How many were whole, and how many broke off after they had begun. There is nothing else: no
+/// request without an answer, no error.
+pub(crate) fn whole_and_begun(got: &[Got]) -> (usize, usize) {
+    let lost: Vec<&Got> =
+        got.iter().filter(|g| matches!(g, Got::Nothing | Got::Status(..))).collect();
+    assert!(lost.is_empty(), "{} of {}, such as {:?}", lost.len(), got.len(), lost[0]);
+    let begun = got.iter().filter(|g| **g == Got::Begun).count();
+    println!("{} whole, {begun} had begun when the instance was killed", got.len() - begun);
+    (got.len() - begun, begun)
+}
+
 /// Sends a request and reads until the connection is closed or broken.
 pub(crate) fn exchange(port: u16, what: &str, body: &str) -> std::io::Result<Vec<u8>> {
     let mut stream = TcpStream::connect(("127.0.0.1", port))?;
@@ -147,7 +179,7 @@ pub(crate) fn exchange(port: u16, what: &str, body: &str) -> std::io::Result<Vec
     let length = body.len();
     write!(
         stream,
-        "{what} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n\
+        "{what} HTTP/1.0\r\nHost: x\r\nContent-Type: application/json\r\n\
          Content-Length: {length}\r\n\r\n{body}"
     )?;
     let mut answer = Vec::new();

@@ -267,7 +267,8 @@ impl Report {
             if self.loads.iter().all(|l| of(l).is_none()) {
                 continue;
             }
-            let percentiles: [(&str, fn(&Spread) -> f64); 3] =
+            type At = fn(&Spread) -> f64;
+            let percentiles: [(&str, At); 3] =
                 [("p50", |s| s.p50), ("p95", |s| s.p95), ("p99", |s| s.p99)];
             for (i, (percentile, value)) in percentiles.into_iter().enumerate() {
                 let name = if i == 0 { name } else { "" };

@@ -15,6 +15,9 @@ use super::target::{self, Transport};
 /// Bytes that an event may have.
 const MAX_EVENT: usize = 4 << 20;
 
+/// Chunks that an answer may have.
+const MAX_CHUNKS: usize = 1 << 20;
+
 /// What has come of an answer. It grows while the answer is read, so that it is there when a
 /// time-out ends the reading.
 #[derive(Debug, Default)]
@@ -63,6 +66,9 @@ pub(super) enum Broken {
     /// What comes is no stream of events.
     #[error(transparent)]
     Sse(#[from] SseError),
+    /// Chunks without end.
+    #[error("more than {MAX_CHUNKS} chunks")]
+    Endless,
     /// It ended before a reason to finish was given.
     #[error("the stream ended early")]
     CutOff,
@@ -130,6 +136,9 @@ impl Received {
             return Err(Broken::Event(words(&error)));
         }
         if chunk.choices.iter().any(Choice::has_text) {
+            if self.chunks.len() == MAX_CHUNKS {
+                return Err(Broken::Endless);
+            }
             self.chunks.push(now);
         }
         self.finished |= chunk.choices.iter().any(|c| c.finish_reason.is_some());
@@ -157,4 +166,68 @@ pub(super) fn error_message(body: &[u8]) -> String {
 
 fn one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(200).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Chunks with text, whether it finished, and tokens of prompt and answer.
+    type Read = (usize, bool, Option<(u64, u64)>);
+
+    fn read(events: &[&str]) -> Result<Read, String> {
+        let mut received = Received::default();
+        for event in events {
+            let chunk = serde_json::from_str(event).map_err(|e| e.to_string())?;
+            received.chunk(chunk, Instant::now()).map_err(|e| e.to_string())?;
+        }
+        let usage = received.usage.map(|u| (u.prompt_tokens, u.completion_tokens));
+        Ok((received.chunks.len(), received.finished, usage))
+    }
+
+    #[test]
+    fn what_servers_send_is_understood() {
+        // llama-server: a role with null; the usage in a chunk without choices.
+        let llama = [
+            r#"{"choices":[{"finish_reason":null,"index":0,"delta":{"role":"assistant","content":null}}]}"#,
+            r#"{"choices":[{"finish_reason":null,"index":0,"delta":{"content":"To"}}],"timings":{}}"#,
+            r#"{"choices":[{"finish_reason":"length","index":0,"delta":{}}]}"#,
+            r#"{"choices":[],"usage":{"completion_tokens":1,"prompt_tokens":9,"total_tokens":10}}"#,
+        ];
+        assert_eq!(read(&llama), Ok((1, true, Some((9, 1)))));
+        // vLLM with continuous_usage_stats; text of a reasoning model.
+        let vllm = [
+            r#"{"choices":[{"delta":{"reasoning_content":"Hm"}}],"usage":{"prompt_tokens":9,"completion_tokens":1}}"#,
+            r#"{"choices":[{"delta":{"reasoning":"m"}}],"usage":{"prompt_tokens":9,"completion_tokens":2}}"#,
+            r#"{"choices":[{"delta":{"tool_calls":[{"index":0}]}}],"usage":null}"#,
+        ];
+        assert_eq!(read(&vllm), Ok((3, false, Some((9, 2)))));
+        // TGI: the usage beside the last text.
+        let tgi = r#"{"object":"text_completion","choices":[{"index":0,"text":"a","logprobs":null,
+            "finish_reason":"length"}],"usage":{"prompt_tokens":2,"completion_tokens":3}}"#;
+        assert_eq!(read(&[tgi]), Ok((1, true, Some((2, 3)))));
+        // Text that is held back, and a server that tells only half.
+        assert_eq!(
+            read(&[r#"{"choices":[{"text":""}],"usage":{}}"#]),
+            Ok((0, false, Some((0, 0))))
+        );
+    }
+
+    #[test]
+    fn errors_inside_a_stream_are_errors() {
+        for (event, says) in [
+            (r#"{"error":{"message":"no\u0000 more","code":500}}"#, "no  more"),
+            (r#"{"error":"overloaded","error_type":"overloaded"}"#, "overloaded"),
+            (r#"{"error":{"reason":1}}"#, r#"{"reason":1}"#),
+            (r#"{"choices":[{"text":3}]}"#, "invalid type"),
+            (r#"{"choices":{}}"#, "invalid type"),
+            ("[", "EOF"),
+        ] {
+            let error = read(&[event]).unwrap_err();
+            assert!(error.contains(says), "{event}: {error}");
+        }
+        let deep = "[".repeat(3000);
+        assert!(read(&[&format!("{{\"error\":{deep}")]).unwrap_err().contains("recursion limit"));
+        assert_eq!(error_message(&[0xff; 9000]).chars().count(), 200);
+    }
 }

@@ -164,10 +164,9 @@ async fn measure(url: &str, more: &str) -> (Report, Vec<Vec<Record>>) {
     super::measure(&options).await.unwrap()
 }
 
-/// Not below, since the server waits so long; not far above, on a machine that has other things
-/// to do.
+/// Not below, since the server waits so long; above by what a busy machine may take.
 fn about(got: f64, expected: f64) {
-    assert!((expected * 0.99..expected + 0.25).contains(&got), "{got} s, expected {expected} s");
+    assert!((expected * 0.99..expected + 1.5).contains(&got), "{got} s, expected {expected} s");
 }
 
 #[tokio::test]
@@ -235,7 +234,7 @@ async fn each_way_to_fail_is_counted() {
     };
     let (url, _) = server(script).await;
     let (report, records) =
-        measure(&url, "--requests 10 --timeout 0.5 --no-ignore-eos --model other").await;
+        measure(&url, "--requests 10 --timeout 5 --no-ignore-eos --model other").await;
     let figures = &report.loads[0];
     assert_eq!((figures.requests, figures.complete), (10, 3));
     assert_eq!((figures.refused, figures.refused_with_retry_after), (2, 2));
@@ -256,7 +255,7 @@ async fn each_way_to_fail_is_counted() {
     assert_eq!(records[0][3].ending, broken("out of luck"));
     // What had come before the end is there.
     assert_eq!(records[0].iter().map(|r| r.chunks.len()).collect::<Vec<_>>()[..5], [5, 0, 2, 1, 1]);
-    about(records[0][4].e2e(), 0.5);
+    about(records[0][4].e2e(), 5.0);
     // Only what is complete counts.
     assert_eq!(figures.goodput.requests, 3);
     assert!((figures.output_tokens_per_second * figures.seconds - 30.0).abs() < 1e-6);
@@ -277,15 +276,15 @@ async fn a_refused_request_comes_again_if_asked_to() {
 async fn arrivals_do_not_wait_for_answers() {
     // The first one hangs until its time is over; those after it are sent all the same.
     let (url, _) = server(|number| if number == 0 { Act::Hang } else { Act::Answer }).await;
-    let (report, records) = measure(&url, "--rate 40 --requests 20 --timeout 3").await;
+    let (report, records) = measure(&url, "--rate 40 --requests 20 --timeout 6").await;
     let (figures, records) = (&report.loads[0], &records[0]);
     assert_eq!((figures.complete, figures.incomplete["timed out"].requests), (19, 1));
-    assert!(figures.lateness.unwrap().p99 < 0.25, "{:?}", figures.lateness);
+    assert!(figures.lateness.unwrap().p99 < 1.5, "{:?}", figures.lateness);
     let last_due = records.last().unwrap().due;
     assert!(last_due < records[0].ended, "all were due while the first one hung");
     assert!(records.iter().all(|r| r.sent >= r.due && r.e2e() >= 0.0));
     // The arrivals are those of the seed.
-    let (_, again) = measure(&url, "--rate 40 --requests 20 --timeout 3").await;
+    let (_, again) = measure(&url, "--rate 40 --requests 20 --timeout 6").await;
     let due = |records: &[Record]| records.iter().map(|r| r.due).collect::<Vec<_>>();
     assert_eq!(due(records), due(&again[0]));
 }
