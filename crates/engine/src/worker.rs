@@ -3,8 +3,8 @@
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
-use std::sync::mpsc::{Receiver, TryRecvError};
-use std::time::Instant;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
+use std::time::{Duration, Instant};
 
 use model::{Batch, Model, Outputs};
 use paged_kv::{CacheSalt, PagedStorage, SeqId};
@@ -21,6 +21,9 @@ use crate::request::Event;
 use crate::snapshot::Snapshot;
 use crate::view::{self, Totals};
 use crate::{GenerationError, Shared};
+
+/// How long the thread sleeps when nothing can be computed.
+const PAUSE: Duration = Duration::from_millis(5);
 
 /// What the handle asks of the thread.
 pub(crate) enum Command {
@@ -100,7 +103,17 @@ impl<'m> Worker<'m> {
             }
             self.give_up_waiting();
             self.embedder.step(self.model);
-            self.step();
+            let stepped = self.step();
+            if !stepped && self.embedder.is_idle() && !self.scheduler.is_idle() {
+                // Everybody waits for something that only a command or time can bring.
+                match commands.recv_timeout(PAUSE) {
+                    Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                        return self.stop(commands);
+                    }
+                    Ok(command) => self.handle(command),
+                    Err(RecvTimeoutError::Timeout) => {}
+                }
+            }
         }
     }
 
@@ -176,15 +189,15 @@ impl<'m> Worker<'m> {
         }
     }
 
-    /// One forward, if there is something to compute.
-    fn step(&mut self) {
+    /// One forward, if there is something to compute; whether there was anything to do.
+    fn step(&mut self) -> bool {
         let (began, generated) = (Instant::now(), self.totals.tokens.generated);
         let decoding = self.scheduler.decoding();
         let counts = self.scheduler.counts();
         let prompts = counts.waiting + counts.preempted + counts.running.saturating_sub(decoding);
         let step = self.scheduler.schedule(self.pace.budget(decoding, prompts));
         if step.work.is_empty() && step.is_quiet() {
-            return;
+            return false;
         }
         for &copy in &step.swap_out {
             self.storage.swap_out(copy);
@@ -225,7 +238,7 @@ impl<'m> Worker<'m> {
         }
         if self.batch.is_empty() {
             self.scheduler.computed();
-            return;
+            return true;
         }
         let logits = self.forward();
         self.scheduler.computed();
@@ -238,6 +251,7 @@ impl<'m> Worker<'m> {
         let seconds = began.elapsed().as_secs_f64();
         self.pace.took(decoding, prompt_rows, seconds);
         self.shared.load.step(prompt_rows, seconds);
+        true
     }
 
     fn observe(&self, prompt_rows: usize, generated: u64) {
