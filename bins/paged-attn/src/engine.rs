@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use model::{Batch, Model, Outputs};
 use paged_kv::{BlockId, CacheSalt, KvCacheConfig, PagedStorage, SeqId};
 use sampling::Sampler;
@@ -184,7 +184,9 @@ impl<'m> Engine<'m> {
                 sequences: request.sequences,
                 every_logit: false,
             };
-            self.scheduler.add(scheduled).with_context(|| format!("request {number}"))?;
+            self.scheduler.add(scheduled).map_err(|refusal| {
+                anyhow!("request {number}: {refusal}; more --blocks or fewer --max-tokens may do")
+            })?;
             let (prompt, answers) = (request.prompt.len(), request.sequences);
             events.push(Event::Arrives { request: number, prompt, answers });
             self.arrived.push(request);

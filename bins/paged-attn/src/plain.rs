@@ -20,19 +20,31 @@ impl Plain {
         let mut line = |kind: &str, text: &str| {
             writeln!(out, "  {kind:<9} {text}").expect("a string takes everything");
         };
-        for event in &frame.events {
+        // A fork or an end follows from a token, and so from the rows.
+        let (after, before): (Vec<_>, Vec<_>) = frame
+            .events
+            .iter()
+            .partition(|e| matches!(e, Event::Forks { .. } | Event::Ends { .. }));
+        for event in before {
             let (kind, text) = tell(event);
             line(kind, &text);
         }
-        let part = |with_prompt: bool| {
-            frame.rows.iter().filter(move |r| (r.rows > 1 || r.prompt > 0) == with_prompt)
-        };
-        for rows in part(true) {
+        let is_prefill = |r: &&Rows| r.rows > 1 || r.prompt > 0;
+        for rows in frame.rows.iter().filter(is_prefill) {
             line("prefill", &prefill(rows));
         }
-        let decoded: Vec<String> = part(false).map(decode).collect();
-        if !decoded.is_empty() {
-            line("decode", &decoded.join("  "));
+        let of = |rows: usize| {
+            let some = frame.rows.iter().filter(|r| !is_prefill(r) && r.rows == rows);
+            some.map(decode).collect::<Vec<_>>().join("  ")
+        };
+        for (kind, text) in [("decode", of(1)), ("first", of(0))] {
+            if !text.is_empty() {
+                line(kind, &text);
+            }
+        }
+        for event in after {
+            let (kind, text) = tell(event);
+            line(kind, &text);
         }
         for s in &frame.sequences {
             let now = (s.state, s.table.clone());
@@ -95,7 +107,8 @@ pub fn tell(event: &Event) -> (&'static str, String) {
         Event::CopyOnWrite { sequence, from, to, slots } => (
             "copy",
             format!(
-                "{sequence} writes to block {from}, which others see: {slots} slots copied to block {to}"
+                "{sequence} writes to block {from}, which others see: {slots} {} copied to block {to}",
+                plural(*slots, "slot")
             ),
         ),
         Event::Merges { sequence, from, to } => (
@@ -152,16 +165,13 @@ fn plural(n: usize, word: &str) -> String {
 /// The answers, what the check says, and the totals.
 pub fn end(last: &Frame, totals: &Totals, differences: &[Difference]) -> String {
     let mut out = String::from("\nanswers\n");
-    let mut line = |text: String| {
-        out += "  ";
-        out += &text;
-        out.push('\n');
-    };
+    let mut line = |text: String| writeln!(out, "  {text}").expect("a string takes everything");
     for s in &last.sequences {
         line(format!("{}  {:?}", s.name, s.text));
     }
     let answers = last.sequences.len();
-    line(String::new());
+    out.push('\n');
+    let mut line = |text: String| writeln!(out, "  {text}").expect("a string takes everything");
     match differences {
         [] => line(format!(
             "equal      all {answers} answers are those that each gets alone with a contiguous cache"

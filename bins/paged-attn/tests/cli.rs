@@ -61,8 +61,11 @@ fn lines_tell_of_sharing_copies_hits_and_reclamation() {
     // The scene that all prompts begin with is computed once.
     assert!(lines("starts ")[0].ends_with("prompt tokens are cached"), "{out}");
     assert!(lines("starts ")[1..].iter().all(|l| l.contains("are cached, in blocks ")), "{out}");
-    // Each fork writes into a shared block once, or its sibling does.
-    assert_eq!(lines("copy ").len(), 3, "{out}");
+    // Where the prompt ends within a block, one of the two that share it gets a copy, once.
+    let prompt = |l: &&str| l.split(' ').nth(2).and_then(|n| n.parse::<usize>().ok());
+    let within = lines("arrives ").iter().filter_map(prompt).filter(|n| n % 8 > 0).count();
+    assert!(within > 0, "{out}");
+    assert_eq!(lines("copy ").len(), within, "{out}");
     assert!(lines("table ").iter().any(|l| l.contains("*4") || l.contains("*6")), "{out}");
     assert_eq!(lines("equal ").len(), 1, "{out}");
     assert!(lines("left ")[0].starts_with("0 blocks used"), "{out}");
@@ -70,7 +73,8 @@ fn lines_tell_of_sharing_copies_hits_and_reclamation() {
 
 #[test]
 fn every_frame_adds_up() {
-    let (frames, end) = json(&["--sim-requests", "4", "--sequences-per-request", "3"]);
+    let args = ["--sim-requests", "4", "--sequences-per-request", "3", "--blocks", "100"];
+    let (frames, end) = json(&args);
     for frame in &frames {
         let mut holders: HashMap<u64, u64> = HashMap::new();
         let tables: Vec<Vec<u64>> =
