@@ -1,11 +1,13 @@
 //! How many rows of prompts a step takes while others are being answered.
 //!
-//! A step with `p` prompt rows beside the decoding ones takes about `d + p * r`: `d` what the same
-//! sequences take alone, `r` what a row costs. Prompts get as many rows as make a step at most
+//! A step with `p` prompt rows beside decoding ones takes about `d + j + p * r`: `d` what the same
+//! sequences take alone, `r` what a row of a large chunk costs, `j` what it costs that there are many
+//! rows now (weights are unpacked for another kernel). Prompts get as many rows as make a step
 //! [`STRETCH`] times as long, so that no stream stalls (Agrawal et al. 2024, "Taming
-//! Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve", section 4.2, with the budget
-//! found by measuring). Where many prompts wait for few streams they get more, so that the batch
-//! fills up again: `STRETCH * (1 + (prompts - 1) / streams)`, up to steps of [`MAX_GAP`].
+//! Throughput-Latency Tradeoff in LLM Inference with Sarathi-Serve", section 4.2, with the budget found
+//! by measuring); but no fewer than cost as much as `j`, or a prompt would take for ever. Where many
+//! prompts wait for few streams they get more, so that the batch fills up again: `STRETCH * (1 +
+//! (prompts - 1) / streams)`, up to steps of [`MAX_GAP`].
 //!
 //! While prompts wait all the time no step would show what decoding alone takes, and whatever it takes
 //! would be laid at the prompts' door. So once in [`PROBE`] steps prompts pause for one.
@@ -13,7 +15,7 @@
 use scheduler::Budget;
 
 /// How much longer a step may become through one prompt, as a multiple of what it takes without.
-pub const STRETCH: f64 = 2.4;
+pub const STRETCH: f64 = 2.7;
 
 /// Seconds of a step beyond which no number of waiting prompts stretches it.
 pub const MAX_GAP: f64 = 0.35;
@@ -39,13 +41,15 @@ pub(crate) struct Pace {
     rows: usize,
     /// Seconds of a step that only decodes, by the sequences it decodes: 1, 2, 3..4, 5..8, ...
     decode: [Decode; 16],
-    /// Seconds that one more prompt row costs.
+    /// Seconds that one more prompt row costs, from steps of prompts alone.
     row: Option<f64>,
+    /// Seconds that a step costs beyond its decoding and its prompt rows.
+    join: Option<f64>,
 }
 
 impl Pace {
     pub(crate) fn new(rows: usize) -> Self {
-        Self { rows: rows.max(1), decode: [Decode::default(); 16], row: None }
+        Self { rows: rows.max(1), decode: [Decode::default(); 16], row: None, join: None }
     }
 
     /// The budget of a step in which `decoding` sequences decode and `prompts` are to be computed.
@@ -61,7 +65,8 @@ impl Pace {
             (Some(decode), Some(row)) => {
                 let least = STRETCH * decode;
                 let step = (least * crowd).min(MAX_GAP.max(least));
-                ((step - decode) / row.max(1e-9)) as usize
+                let join = self.join.unwrap_or(0.0);
+                ((step - decode - join).max(join) / row.max(1e-9)) as usize
             }
             // Nothing is known yet.
             _ => 4 * GRANULE,
@@ -81,11 +86,13 @@ impl Pace {
             return;
         }
         here.age = here.age.saturating_add(1);
-        let beside = if decoding == 0 { Some(0.0) } else { self.decode_seconds(decoding) };
-        // A few rows tell more of what a step costs anyway than of what a row does.
-        if let Some(beside) = beside.filter(|_| prompt_rows >= GRANULE) {
-            let row = (seconds - beside).max(seconds * 0.05) / prompt_rows as f64;
-            blend(&mut self.row, row);
+        if decoding == 0 {
+            // A few rows tell more of what a step costs anyway than of what a row does.
+            if prompt_rows >= 4 * GRANULE || self.row.is_none() {
+                blend(&mut self.row, seconds / prompt_rows as f64);
+            }
+        } else if let (Some(decode), Some(row)) = (self.decode_seconds(decoding), self.row) {
+            blend(&mut self.join, (seconds - decode - row * prompt_rows as f64).max(0.0));
         }
     }
 
@@ -111,12 +118,14 @@ fn blend(mean: &mut Option<f64>, new: f64) {
 mod tests {
     use super::*;
 
-    /// A machine on which decoding `n` takes `d` seconds and a prompt's row `r`.
-    fn learnt(pace: &mut Pace, n: usize, d: f64, r: f64) {
-        for _ in 0..30 {
+    /// A machine on which decoding `n` takes `d` seconds, a prompt's row `r`, and both together `j`
+    /// more.
+    fn learnt(pace: &mut Pace, n: usize, [d, r, j]: [f64; 3]) {
+        for _ in 0..50 {
+            pace.took(0, 512, 512.0 * r);
             pace.took(n, 0, d);
             let rows = pace.budget(n, 1).prompt_rows;
-            pace.took(n, rows, d + r * rows as f64);
+            pace.took(n, rows, d + j + r * rows as f64);
         }
     }
 
@@ -129,26 +138,33 @@ mod tests {
         pace.took(8, 0, 0.050);
         // Nor what a row of a prompt does.
         assert_eq!(pace.budget(8, 1).prompt_rows, 64);
-        learnt(&mut pace, 8, 0.050, 0.001);
-        // (2.4 - 1) * 50 ms of rows of 1 ms each, in whole tiles.
-        assert_eq!(pace.budget(8, 1).prompt_rows, 64);
-        assert_eq!(pace.budget(5, 1).prompt_rows, 64);
-        assert!((pace.row.unwrap() - 0.001).abs() < 1e-9);
-        // Eight more that wait: 2.4 * (1 + 8 / 8) times 50 ms; a hundred: 350 ms.
-        assert_eq!(pace.budget(8, 9).prompt_rows, 176);
+        learnt(&mut pace, 8, [0.050, 0.001, 0.0]);
+        // (2.7 - 1) * 50 ms of rows of 1 ms each, in whole tiles.
+        assert_eq!(pace.budget(8, 1).prompt_rows, 80);
+        assert_eq!(pace.budget(5, 1).prompt_rows, 80);
+        // Eight more that wait: 2.7 * (1 + 8 / 8) times 50 ms; a hundred: 350 ms.
+        assert_eq!(pace.budget(8, 9).prompt_rows, 208);
         assert_eq!(pace.budget(8, 100).prompt_rows, 288);
+    }
+
+    #[test]
+    fn a_chunk_is_worth_what_it_costs_to_have_one() {
+        let mut pace = Pace::new(512);
+        learnt(&mut pace, 8, [0.050, 0.001, 0.020]);
+        // 65 ms are left of (2.7 - 1) * 50 ms.
+        assert_eq!(pace.budget(8, 1).prompt_rows, 64);
+        // Nothing is left, and yet a chunk costs no less than the 90 ms it needs anyway.
+        learnt(&mut pace, 8, [0.050, 0.001, 0.090]);
+        assert_eq!(pace.budget(8, 1).prompt_rows, 80);
         // A machine on which a row costs more than the streams can bear still makes progress.
-        for _ in 0..50 {
-            pace.took(0, 16, 16.0);
-        }
+        learnt(&mut pace, 8, [0.050, 1.0, 0.0]);
         assert_eq!(pace.budget(8, 1).prompt_rows, 16);
     }
 
     #[test]
     fn what_decoding_takes_is_measured_though_prompts_never_end() {
         let mut pace = Pace::new(512);
-        pace.took(1, 0, 0.025);
-        learnt(&mut pace, 1, 0.025, 0.002);
+        learnt(&mut pace, 1, [0.025, 0.002, 0.0]);
         // Sixteen streams take 60 ms, of which nothing is known, and always a prompt waits.
         let (mut rows, mut probes) = (0, 0);
         for _ in 0..1000 {
@@ -156,7 +172,7 @@ mod tests {
             probes += usize::from(rows == 0);
             pace.took(16, rows, 0.060 + 0.002 * rows as f64);
         }
-        assert_eq!(rows, 32); // (2.4 - 1) * 60 ms of rows of 2 ms, in whole tiles
+        assert_eq!(rows, 48); // (2.7 - 1) * 60 ms of rows of 2 ms, in whole tiles
         assert!((10..=20).contains(&probes), "{probes}");
     }
 }
