@@ -137,8 +137,9 @@ pub fn tell(event: &Event) -> (&'static str, String) {
 fn prefill(r: &Rows) -> String {
     let mut out =
         format!("{}: positions {} to {}", r.sequence, r.first, r.first + r.rows.max(1) - 1);
+    // Rows of the prompt that are computed for the first time are counted; others were lost.
     if r.prompt < r.rows {
-        write!(out, ", of which {} again", r.rows - r.prompt).expect("a string takes everything");
+        out += ", after a preemption";
     }
     if let Some(token) = &r.token {
         write!(out, " -> {token:?}").expect("a string takes everything");
