@@ -45,7 +45,8 @@ impl KvSizes {
         let bytes = match self.bytes {
             Some(bytes) => bytes,
             None => {
-                let wanted = of_tokens(longest.min(USUAL)).saturating_mul(self.max_sequences as u64);
+                let wanted =
+                    of_tokens(longest.min(USUAL)).saturating_mul(self.max_sequences as u64);
                 let third = available.map_or(wanted, |all| all / 3);
                 let least = of_tokens(longest).min(third.saturating_mul(2));
                 wanted.min(third).max(least)

@@ -5,7 +5,7 @@ mod memory;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -15,6 +15,7 @@ use paged_kv::{EvictionPolicy, KvCacheConfig};
 use scheduler::Preemption;
 use serve::http::{self, ApiKey, HttpConfig, Rate, TlsFiles};
 use serve::metrics::{self, EngineMetrics};
+use tensor::Profile;
 
 use crate::load;
 use crate::options::Runtime;
@@ -22,14 +23,12 @@ use memory::KvSizes;
 
 /// Serve models to many users at once, as OpenAI's API.
 #[derive(clap::Args, Clone)]
-#[command(
-    after_help = "Examples:\n  infinity serve model.gguf\n  \
+#[command(after_help = "Examples:\n  infinity serve model.gguf\n  \
     infinity serve --model chat=chat-q4.gguf --model embed=minilm/ --memory 12GB\n  \
     infinity serve model.gguf --host 0.0.0.0 --api-key alice=SECRET --tls-cert c.pem --tls-key k.pem\n\n\
     Then, for example:\n  curl http://127.0.0.1:8000/v1/completions -H 'Content-Type: application/json' \\\n    \
     -d '{\"model\": \"model\", \"prompt\": \"Once upon a time\", \"max_tokens\": 32}'\n\
-    and http://127.0.0.1:8000/ in a browser. Ctrl-C or SIGTERM lets the requests that run end first."
-)]
+    and http://127.0.0.1:8000/ in a browser. Ctrl-C or SIGTERM lets the requests that run end first.")]
 pub(crate) struct Args {
     /// A GGUF file, a Hugging Face folder, or ORG/NAME
     #[arg(required_unless_present = "models", conflicts_with = "models")]
@@ -178,16 +177,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let mut specs = Vec::new();
     for Named { name, model } in given {
         let path = load::resolve(&model)?;
-        let (config, _) = model::weights::open(&path).with_context(|| path.display().to_string())?;
+        let (config, _) =
+            model::weights::open(&path).with_context(|| path.display().to_string())?;
         let bytes = memory::weight_bytes(&path)?.saturating_add(kv.plan(&config, available)?.bytes);
         specs.push(ModelSpec { name, path, bytes });
     }
     let preload = fitting(&specs, budget);
     let http = HttpConfig { preload, ..http };
     let _ = metrics::install();
+    let profiles = Arc::new(Mutex::new(Vec::new()));
     let loader = {
-        let args = args.clone();
-        Arc::new(move |spec: &ModelSpec| engine_of(&args, kv, spec).map_err(Into::into))
+        let (args, profiles) = (args.clone(), Arc::clone(&profiles));
+        Arc::new(move |spec: &ModelSpec| {
+            let (engine, profile) = engine_of(&args, kv, spec)?;
+            profiles.lock().unwrap_or_else(PoisonError::into_inner).push(profile);
+            Ok(engine)
+        })
     };
     let models = Arc::new(Models::new(specs, budget, loader)?);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -196,11 +201,15 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         .build()
         .context("the server's threads")?;
     let scheme = if http.tls.is_some() { "https" } else { "http" };
-    runtime.block_on(async {
+    let served: Result<()> = runtime.block_on(async {
         let end = http::termination()?;
         let told = |address: SocketAddr| eprintln!("listening on {scheme}://{address}");
         Ok(http::serve(http, models, told, end).await?)
-    })
+    });
+    for profile in profiles.lock().unwrap_or_else(PoisonError::into_inner).iter() {
+        args.runtime.hardware.tell(profile)?;
+    }
+    served
 }
 
 /// The models, in their order, that fit into the budget together.
@@ -214,13 +223,15 @@ fn fitting(specs: &[ModelSpec], budget: u64) -> Vec<String> {
     fits.map(|spec| spec.name.clone()).collect()
 }
 
-fn engine_of(args: &Args, kv: KvSizes, spec: &ModelSpec) -> Result<Engine> {
+/// The engine of a model, and where its time is noted down.
+fn engine_of(args: &Args, kv: KvSizes, spec: &ModelSpec) -> Result<(Engine, Profile)> {
     let path = spec.path.to_str().context("a path that is not UTF-8")?;
     let available = files::available_memory();
     let loaded = load::model(path, &args.runtime.hardware)?;
     let tokenizer = Arc::new(load::tokenizer(&loaded.path)?);
     let plan = kv.plan(loaded.model.config(), available)?;
     let config = args.batching.engine(args.runtime.kv_type, plan);
+    let profile = loaded.model.compute().profile().clone();
     let observer = Arc::new(EngineMetrics::new(&spec.name));
     let engine = Engine::start_observed(&*spec.name, loaded.model, tokenizer, config, observer)?;
     eprintln!(
@@ -233,7 +244,7 @@ fn engine_of(args: &Args, kv: KvSizes, spec: &ModelSpec) -> Result<Engine> {
         kv.block_size,
         gigabytes(plan.bytes)
     );
-    Ok(engine)
+    Ok((engine, profile))
 }
 
 impl Network {
@@ -250,9 +261,10 @@ impl Network {
             }
             _ => None,
         };
-        let chat_template = self.chat_template.as_ref().map(|path| {
-            std::fs::read_to_string(path).with_context(|| path.display().to_string())
-        });
+        let chat_template = self
+            .chat_template
+            .as_ref()
+            .map(|path| std::fs::read_to_string(path).with_context(|| path.display().to_string()));
         let rate = match self.rate_limit {
             Some(n) if !(n > 0.0 && n.is_finite()) => bail!("--rate-limit {n}: must be above 0"),
             Some(n) => Some(Rate { per_second: n, burst: (2.0 * n).max(1.0) }),
