@@ -108,20 +108,6 @@ fn a_block_for_every_sequence_stays_free() {
 }
 
 #[test]
-fn blocks_that_a_started_prompt_will_need_are_not_given_away() {
-    let mut s = scheduler(config(10));
-    s.add(request(1, 24)).unwrap();
-    s.add(request(2, 12)).unwrap();
-    let four = Budget { rows: 4, prompt_rows: 4 };
-    // Six for the first, three for the second, two to stay free: one too many, though most are
-    // free for a while.
-    for _ in 0..6 {
-        step(&mut s, four);
-        assert_eq!((s.running(), s.waiting()), (1, 1));
-    }
-}
-
-#[test]
 fn sequences_that_a_request_may_fork_into_count() {
     let mut s = scheduler(config(64));
     s.add(Request { sequences: 6, ..request(1, 4) }).unwrap();

@@ -134,6 +134,8 @@ fn forks_that_are_swapped_stay_shared() {
 fn forks_that_are_computed_again_are_shared_again() {
     let mut s = preempted_forks(Preemption::Recompute);
     let all = seqs(&s, 2);
+    // It would fit beside the first sequence, and the others could not come back then.
+    s.add(request(3, 4)).unwrap();
     let request = s.requests().find(|r| r.id() == RequestId(2)).unwrap();
     let lens: Vec<usize> = request.sequences().map(|s| s.tokens().len()).collect();
     // The first from the start; then the others from where they differ, with a copy of the block in
@@ -145,6 +147,7 @@ fn forks_that_are_computed_again_are_shared_again() {
     let got: Vec<_> = others.work.iter().map(of).collect();
     let again = |k: usize| (all[k], 10, lens[k] - 10, true, 0);
     assert_eq!(got, [again(1), again(2), (all[0], lens[0], 1, true, 0)]);
+    assert_eq!(s.waiting(), 1);
     assert_eq!(others.copies.len(), 2);
     assert!(others.copies.iter().all(|c| c.slots == 2));
     assert_eq!(s.kv().stats().table_entries - s.kv().pool().used(), 4);

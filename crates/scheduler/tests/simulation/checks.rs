@@ -42,6 +42,9 @@ pub(crate) enum Violation {
         request: RequestId,
     },
     StartedTwice(RequestId),
+    /// Blocks were taken away for somebody in the very step that starts another, or brings it back:
+    /// what goes to the host could be what comes from there.
+    AdmittedBesidePreempted,
     /// A prompt's tokens were said to be cached that are wanted or cannot be.
     WrongCached {
         request: RequestId,
@@ -210,6 +213,10 @@ impl World {
 
     /// Nobody starts before others who have a better claim.
     pub(crate) fn check_order(&self, step: &Step) -> Result<(), Violation> {
+        let admitted = !step.started.is_empty() || !step.resumed.is_empty();
+        if admitted && !step.preempted.is_empty() {
+            return Err(Violation::AdmittedBesidePreempted);
+        }
         let still = |state| self.scheduler.requests().filter(move |r| r.state() == state);
         for &(id, _, cached) in &step.started {
             let Some(client) = self.clients.get(&id) else { return Err(Violation::OtherRequests) };
