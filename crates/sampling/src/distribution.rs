@@ -47,6 +47,16 @@ impl Distribution {
         *self.tokens.last().expect("a distribution has a token")
     }
 
+    /// Tokens in ascending order with weights of the sum `total`; those of weight 0 are left out.
+    pub(crate) fn set(&mut self, weights: impl Iterator<Item = (u32, f64)>, total: f64) {
+        self.tokens.clear();
+        self.probabilities.clear();
+        for (token, weight) in weights.filter(|&(_, weight)| weight > 0.0) {
+            self.tokens.push(token);
+            self.probabilities.push(weight / total);
+        }
+    }
+
     /// All mass on one token.
     pub(crate) fn set_certain(&mut self, token: u32) {
         self.tokens.clear();

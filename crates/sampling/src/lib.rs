@@ -57,6 +57,7 @@ mod params;
 mod penalties;
 mod sampler;
 mod truncation;
+mod weights;
 
 pub use distribution::Distribution;
 pub use error::SamplingError;

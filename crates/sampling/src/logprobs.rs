@@ -3,8 +3,9 @@
 //! They are the model's own, before bias, penalties, temperature and truncation (vLLM's default,
 //! `raw_logprobs`): what the model thought, not what the sampler was told to make of it.
 
-use crate::SamplingError;
 use crate::sampler::check;
+use crate::weights::sum_of_weights;
+use crate::{SamplingError, truncation};
 
 /// One token and its log-probability.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,24 +47,22 @@ pub fn logprobs(logits: &[f32], chosen: u32, n: usize) -> Result<TokenLogprobs, 
         return Err(SamplingError::TokenOutOfVocabulary { token: chosen, vocabulary });
     };
     let max = f64::from(max);
-    let sum: f64 = logits.iter().map(|&l| (f64::from(l) - max).exp()).sum();
-    let logprob = |l: f32| f64::from(l) - max - sum.ln();
+    let log_sum = sum_of_weights(logits, max).ln();
+    let logprob = |l: f32| f64::from(l) - max - log_sum;
 
-    let before = |i: usize, l: f32| l > logit || (l == logit && i < chosen as usize);
-    let rank = logits.iter().enumerate().filter(|&(i, &l)| before(i, l)).count();
+    let (before, behind) = logits.split_at(chosen as usize);
+    let rank = before.iter().filter(|&&l| l >= logit).count()
+        + behind.iter().filter(|&&l| l > logit).count();
 
-    let n = n.min(vocabulary);
-    let mut order: Vec<u32> = Vec::new();
+    let mut best = Vec::new();
     if n > 0 {
-        let by_rank = |a: &u32, b: &u32| {
-            let (la, lb) = (logits[*a as usize], logits[*b as usize]);
-            lb.partial_cmp(&la).unwrap_or(std::cmp::Ordering::Equal).then(a.cmp(b))
-        };
-        order.extend(0..vocabulary as u32);
-        order.select_nth_unstable_by(n - 1, by_rank);
-        order.truncate(n);
-        order.sort_unstable_by(by_rank);
+        truncation::top_k(logits, n, &mut best);
+        best.sort_unstable_by(truncation::by_rank);
     }
+    let mut order: Vec<u32> = best.iter().map(|c| c.token).collect();
+    // Tokens that are forbidden come last, by id.
+    let forbidden = (0u32..).zip(logits).filter(|&(_, &l)| l == f32::NEG_INFINITY);
+    order.extend(forbidden.map(|(token, _)| token).take(n - order.len()));
     let entry = |token: u32, l: f32| TokenLogprob { token, logprob: logprob(l) };
     let top = order.iter().map(|&t| entry(t, logits[t as usize])).collect();
     Ok(TokenLogprobs { chosen: entry(chosen, logit), rank, top })

@@ -5,6 +5,7 @@ use rand_chacha::ChaCha12Rng;
 
 use crate::penalties::{History, at};
 use crate::truncation::{self, Candidate};
+use crate::weights::{Weights, exp};
 use crate::{Distribution, SamplingError, SamplingParams};
 
 /// Chooses the tokens of one sequence.
@@ -23,8 +24,19 @@ pub struct Sampler {
     history: History,
     generated: usize,
     logits: Vec<f32>,
+    weights: Weights,
     candidates: Vec<Candidate>,
     scratch: Distribution,
+}
+
+/// What the chain leaves to be drawn from.
+enum Left {
+    /// This token.
+    One(u32),
+    /// All tokens, by their weights.
+    All,
+    /// The candidates, by ascending id.
+    Candidates,
 }
 
 impl Sampler {
@@ -41,6 +53,7 @@ impl Sampler {
             history: History::new(params.penalty_window),
             generated: 0,
             logits: Vec::new(),
+            weights: Weights::default(),
             candidates: Vec::new(),
             scratch: Distribution::default(),
             params,
@@ -110,6 +123,22 @@ impl Sampler {
         logits: &[f32],
         out: &mut Distribution,
     ) -> Result<(), SamplingError> {
+        match self.chain(logits)? {
+            Left::One(token) => out.set_certain(token),
+            Left::All => {
+                let total = self.weights.total();
+                out.set((0u32..).zip(self.weights.values().iter().copied()), total);
+            }
+            Left::Candidates => {
+                let total = truncation::mass(&self.candidates);
+                out.set(self.candidates.iter().map(|c| (c.token, c.weight)), total);
+            }
+        }
+        Ok(())
+    }
+
+    /// Every step before the draw.
+    fn chain(&mut self, logits: &[f32]) -> Result<Left, SamplingError> {
         let mut max = check(logits)?;
         let p = &self.params;
         let touched = p.penalises() || !p.logit_bias.is_empty();
@@ -128,38 +157,57 @@ impl Sampler {
         };
 
         if p.temperature == 0.0 || p.top_k == 1 {
-            out.set_certain(first_of(logits, max));
-            return Ok(());
+            return Ok(Left::One(first_of(logits, max)));
         }
 
         let (temperature, max) = (f64::from(p.temperature), f64::from(max));
-        let weigh = |c: &mut Candidate| c.weight = ((f64::from(c.logit) - max) / temperature).exp();
+        let (top_p, min_p) = (f64::from(p.top_p), f64::from(p.min_p));
         let all = &mut self.candidates;
         all.clear();
-        match p.top_k {
-            0 => all.extend((0u32..).zip(logits).map(|(token, &l)| Candidate::new(token, l))),
-            k => truncation::top_k(logits, k, all),
+        // What a step to come will cut away in any case need not become a candidate. For top-p alone
+        // the mass of the whole row is known then.
+        let mut mass = None;
+        if p.top_k > 0 {
+            truncation::top_k(logits, p.top_k, all);
+        } else if top_p < 1.0 {
+            self.weights.fill(logits, max, temperature);
+            let total = self.weights.total();
+            truncation::most_of(
+                logits,
+                self.weights.values(),
+                max,
+                temperature,
+                top_p * total,
+                all,
+            );
+            mass = Some(total);
+        } else if min_p > 0.0 {
+            truncation::within(logits, max, -temperature * min_p.ln(), all);
+        } else if p.typical_p < 1.0 {
+            truncation::within(logits, max, f64::INFINITY, all);
+        } else {
+            self.weights.fill(logits, max, temperature);
+            return Ok(Left::All);
         }
-        all.iter_mut().for_each(weigh);
+        if mass.is_none() {
+            all.iter_mut().for_each(|c| c.weight = exp((f64::from(c.logit) - max) / temperature));
+        }
         // -inf, or too improbable for f64: not in the support of the distribution.
         all.retain(|c| c.weight > 0.0);
-        if p.top_p < 1.0 {
-            truncation::top_p(all, f64::from(p.top_p));
+        if top_p < 1.0 {
+            truncation::top_p(all, top_p * mass.unwrap_or_else(|| truncation::mass(all)));
         }
-        if p.min_p > 0.0 {
-            truncation::min_p(all, f64::from(p.min_p));
+        if mass.is_some() {
+            truncation::by_id(logits, self.weights.values(), all);
+        }
+        if min_p > 0.0 {
+            truncation::min_p(all, min_p);
         }
         if p.typical_p < 1.0 {
             truncation::typical(all, f64::from(p.typical_p));
         }
-
         all.sort_unstable_by_key(|c| c.token);
-        let total = truncation::mass(all);
-        out.tokens.clear();
-        out.tokens.extend(all.iter().map(|c| c.token));
-        out.probabilities.clear();
-        out.probabilities.extend(all.iter().map(|c| c.weight / total));
-        Ok(())
+        Ok(Left::Candidates)
     }
 
     /// A number from [0, 1) with 53 random bits; each call consumes one word of the generator.
@@ -181,11 +229,26 @@ impl Sampler {
     /// # Errors
     /// Those of [`distribution`](Self::distribution); then nothing was drawn or accepted.
     pub fn next_token(&mut self, logits: &[f32]) -> Result<u32, SamplingError> {
-        let mut distribution = std::mem::take(&mut self.scratch);
-        let result = self.distribution_into(logits, &mut distribution);
-        let token = result.map(|()| self.sample(&distribution));
-        self.scratch = distribution;
-        token.inspect(|&t| self.accept(t))
+        let token = match self.chain(logits)? {
+            Left::One(token) => {
+                self.uniform(); // each token takes one random number
+                token
+            }
+            Left::All => {
+                let u = self.uniform();
+                self.weights.quantile(u)
+            }
+            Left::Candidates => {
+                let mut distribution = std::mem::take(&mut self.scratch);
+                let total = truncation::mass(&self.candidates);
+                distribution.set(self.candidates.iter().map(|c| (c.token, c.weight)), total);
+                let token = self.sample(&distribution);
+                self.scratch = distribution;
+                token
+            }
+        };
+        self.accept(token);
+        Ok(token)
     }
 }
 

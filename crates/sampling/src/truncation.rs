@@ -2,8 +2,8 @@
 //!
 //! Each takes the candidates in any order, leaves those that it keeps in any order, and keeps at least
 //! one. Nothing is sorted as a whole: where a prefix of the sorted candidates is wanted, growing prefixes
-//! are selected until one is long enough, which for the few tokens that usually carry the mass costs a
-//! pass or two over the vocabulary.
+//! are selected until one is long enough, and only tokens that may be in it become candidates, which are
+//! few where few tokens carry the mass.
 
 use std::cmp::Ordering;
 
@@ -18,7 +18,7 @@ pub(crate) struct Candidate {
 }
 
 /// Most probable first; lowest id first among equals.
-fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
+pub(crate) fn by_rank(a: &Candidate, b: &Candidate) -> Ordering {
     b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.token.cmp(&b.token))
 }
 
@@ -61,9 +61,72 @@ fn keep_first(candidates: &mut Vec<Candidate>, k: usize) {
     }
 }
 
-/// Keeps the shortest prefix by rank with at least the fraction `p` of the mass.
-pub(crate) fn top_p(candidates: &mut Vec<Candidate>, p: f64) {
-    let target = p * mass(candidates);
+/// Appends the tokens of a row whose logit is at most `distance` below `max`, or a hair more.
+pub(crate) fn within(logits: &[f32], max: f64, distance: f64, candidates: &mut Vec<Candidate>) {
+    // Rounding must leave nobody out: the exact test is on weights.
+    let hair = 1e-6 * (max.abs() + distance);
+    let bound = ((max - distance - hair) as f32).max(f32::MIN);
+    let add = |token, _, logit| candidates.push(Candidate::new(token, logit));
+    for_each_above(logits, bound, add);
+}
+
+/// Appends so many of the most probable tokens of a row, in any order, that their `weights` sum to
+/// `target` or more; all if none are enough. The largest logit is `max`.
+pub(crate) fn most_of(
+    logits: &[f32],
+    weights: &[f64],
+    max: f64,
+    temperature: f64,
+    target: f64,
+    candidates: &mut Vec<Candidate>,
+) {
+    // Weights down to e^-5 first, which in most rows are few and enough.
+    for depth in [5.0, 10.0, 20.0, f64::INFINITY] {
+        candidates.clear();
+        let bound = ((max - depth * temperature) as f32).max(f32::MIN);
+        let mut sum = 0.0;
+        for_each_above(logits, bound, |token, index, logit| {
+            let weight = weights[index];
+            sum += weight;
+            candidates.push(Candidate { token, logit, weight });
+        });
+        if sum >= target {
+            return;
+        }
+    }
+}
+
+/// Puts the candidates, a prefix of the row by rank with the last in rank at the end, in ascending
+/// order of their ids. Many are gathered again, which is faster than sorting.
+pub(crate) fn by_id(logits: &[f32], weights: &[f64], candidates: &mut Vec<Candidate>) {
+    const FEW: usize = 256;
+    let last = match candidates.last() {
+        Some(&last) if candidates.len() > FEW => last,
+        _ => return candidates.sort_unstable_by_key(|c| c.token),
+    };
+    candidates.clear();
+    for_each_above(logits, last.logit, |token, index, logit| {
+        if logit > last.logit || token <= last.token {
+            candidates.push(Candidate { token, logit, weight: weights[index] });
+        }
+    });
+}
+
+/// Calls `found(token, index, logit)` for each logit that is at least `bound`, in ascending order.
+fn for_each_above(logits: &[f32], bound: f32, mut found: impl FnMut(u32, usize, f32)) {
+    const BLOCK: usize = 64;
+    for (start, block) in (0..).step_by(BLOCK).zip(logits.chunks(BLOCK)) {
+        // Without branches, so that the compiler compares many at once.
+        if block.iter().fold(false, |any, &l| any | (l >= bound)) {
+            for (index, &logit) in (start..).zip(block).filter(|&(_, &l)| l >= bound) {
+                found(index as u32, index, logit);
+            }
+        }
+    }
+}
+
+/// Keeps the shortest prefix by rank whose weights reach `target`.
+pub(crate) fn top_p(candidates: &mut Vec<Candidate>, target: f64) {
     keep_prefix(candidates, target, by_rank);
 }
 
@@ -93,30 +156,41 @@ pub(crate) fn mass(candidates: &[Candidate]) -> f64 {
 }
 
 /// Keeps the shortest prefix of at least one candidate, in the given order, whose weights reach `target`.
+///
+/// Growing prefixes until one reaches it, then halves of what the last one added: a time that is
+/// linear in the candidates however many are kept.
 fn keep_prefix(
     candidates: &mut Vec<Candidate>,
     target: f64,
     order: impl Fn(&Candidate, &Candidate) -> Ordering,
 ) {
-    let (mut sorted, mut sum) = (0, 0.0);
-    let mut step = 64;
-    while sorted < candidates.len() {
-        let rest = &mut candidates[sorted..];
-        if step < rest.len() {
-            rest.select_nth_unstable_by(step - 1, &order);
+    const FEW: usize = 64;
+    // The cut lies in start..end; `sum` is the mass before.
+    let (mut start, mut end, mut sum) = (0, candidates.len(), 0.0);
+    let mut step = FEW;
+    let mut grows = true;
+    while end - start > FEW {
+        let range = &mut candidates[start..end];
+        grows &= step < range.len();
+        let first = if grows { step } else { range.len() / 2 };
+        range.select_nth_unstable_by(first, &order);
+        let mass = mass(&range[..first]);
+        if sum + mass >= target {
+            (end, grows) = (start + first, false);
+        } else {
+            (start, sum) = (start + first, sum + mass);
+            step *= 8;
         }
-        let n = step.min(rest.len());
-        rest[..n].sort_unstable_by(&order);
-        for i in sorted..sorted + n {
-            sum += candidates[i].weight;
-            if sum >= target {
-                candidates.truncate(i + 1);
-                return;
-            }
-        }
-        sorted += n;
-        step *= 8;
     }
+    candidates[start..end].sort_unstable_by(&order);
+    for (i, candidate) in candidates.iter().enumerate().take(end).skip(start) {
+        sum += candidate.weight;
+        if sum >= target {
+            end = i + 1;
+            break;
+        }
+    }
+    candidates.truncate(end);
 }
 
 #[cfg(test)]
