@@ -51,7 +51,7 @@ enum Command {
     Pull(pull::Args),
     Cache(cache::Args),
     Serve(Box<serve::Args>),
-    Bench(bench::Args),
+    Bench(Box<bench::Args>),
     Ceilings(ceilings::Args),
     Logits(logits::Args),
     Tokenize(tokenize::Tokenize),
