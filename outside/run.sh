@@ -15,6 +15,7 @@ declare -A may_use=(
     [sampling]=""
     [workload]=""
     [tokenizer]="blocks files gguf"
+    [constrain]="blocks files gguf tokenizer"
     [tensor]="blocks cpu-kernels files"
     [model]="blocks cpu-kernels files gguf tensor"
     [eval]="blocks cpu-kernels files gguf tensor model tokenizer"

@@ -28,9 +28,8 @@ impl GrammarCache {
     pub(crate) fn get(&mut self, source: &Source) -> Option<TokenParser> {
         let at = self.entries.iter().position(|(known, _)| known == source)?;
         let entry = self.entries.remove(at)?;
-        if lexer_bytes(&entry.1).is_none() {
-            return None; // one text was too much for it, and now it refuses all
-        }
+        // One text may have been too much for its lexer, which then refuses all.
+        lexer_bytes(&entry.1)?;
         let parser = entry.1.clone();
         self.entries.push_front(entry);
         Some(parser)

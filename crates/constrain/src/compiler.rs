@@ -120,6 +120,8 @@ impl fmt::Debug for Compiler {
 
 /// What the compiler says, without what it says of itself.
 fn uncompilable(kind: GrammarKind, message: &str) -> ConstrainError {
+    const LONGEST: usize = 500;
     let end = message.find("\n<").unwrap_or(message.len());
-    ConstrainError::Uncompilable { kind, reason: message[..end].trim().to_owned() }
+    let reason = message[..end].trim().chars().take(LONGEST).collect();
+    ConstrainError::Uncompilable { kind, reason }
 }

@@ -6,6 +6,7 @@ use llguidance::api::TopLevelGrammar;
 use serde_json::{Map, Value, json};
 use tokenizer::Tokenizer;
 
+use crate::survey::{check_lark, check_schema};
 use crate::tool_calls::{ToolFormat, ToolSyntax};
 use crate::{ConstrainError, GrammarKind, Limits};
 
@@ -105,10 +106,11 @@ impl Source {
             }
             Grammar::Lark(text) => {
                 within(text.len(), limits.grammar_bytes)?;
-                match is_gbnf(text) {
-                    true => Err(ConstrainError::Gbnf),
-                    false => Ok(Self::Lark(text.clone())),
+                if is_gbnf(text) {
+                    return Err(ConstrainError::Gbnf);
                 }
+                check_lark(text, limits)?;
+                Ok(Self::Lark(text.clone()))
             }
             Grammar::Choice(choices) => {
                 if choices.is_empty() {
@@ -158,9 +160,7 @@ fn schema_text(
     limits: &Limits,
 ) -> Result<String, ConstrainError> {
     const OPTIONS: &str = "x-guidance";
-    if !is_within(schema, limits.depth) {
-        return Err(ConstrainError::TooDeep { kind, limit: limits.depth });
-    }
+    check_schema(schema, kind, limits)?;
     let mut object = match schema {
         Value::Object(object) if object.contains_key(OPTIONS) => {
             return Err(ConstrainError::CompilerOptions);
@@ -171,15 +171,6 @@ fn schema_text(
     };
     object.insert(OPTIONS.to_owned(), json!({"whitespace_pattern": WHITE_SPACE}));
     Ok(Value::Object(object).to_string())
-}
-
-/// Whether no value lies below more than `depth` arrays and objects.
-fn is_within(value: &Value, depth: usize) -> bool {
-    match value {
-        Value::Array(items) => depth > 0 && items.iter().all(|v| is_within(v, depth - 1)),
-        Value::Object(items) => depth > 0 && items.values().all(|v| is_within(v, depth - 1)),
-        _ => true,
-    }
 }
 
 /// Whether a line defines a rule as GBNF does.
@@ -253,22 +244,6 @@ mod tests {
         }
         for text in ["start: \"::=\"", "start: /a ::= b/", "rule::_ : x", ""] {
             assert!(!is_gbnf(text), "{text}");
-        }
-    }
-
-    #[test]
-    fn depth_counts_arrays_and_objects() {
-        let value = json!({"a": [{"b": 1}]});
-        assert!(is_within(&value, 3));
-        assert!(!is_within(&value, 2));
-        let mut deep = json!(1);
-        for _ in 0..10_000 {
-            deep = Value::Array(vec![deep]);
-        }
-        assert!(!is_within(&deep, 64));
-        // Dropping it recurses in serde_json; take it apart.
-        while let Value::Array(mut items) = deep {
-            deep = items.pop().unwrap_or_default();
         }
     }
 

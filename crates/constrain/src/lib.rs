@@ -64,6 +64,7 @@ mod grammar;
 mod limits;
 mod marker;
 pub mod reasoning;
+mod survey;
 pub mod tool_calls;
 mod vocabulary;
 

@@ -2,8 +2,7 @@
 
 /// How much work and memory constraints may take, since they come from strangers.
 ///
-/// The defaults take any schema that people write by hand (thousands of properties) and refuse
-/// within a tenth of a second what explodes.
+/// The defaults take what people write and refuse within a tenth of a second what explodes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Bytes of a JSON schema, or of all schemas of a list of tools together.
@@ -14,6 +13,13 @@ pub struct Limits {
     pub regex_bytes: usize,
     /// Levels to which JSON may be nested.
     pub depth: usize,
+    /// Properties of one object of a schema.
+    pub properties: usize,
+    /// Patterns and formats of a schema.
+    pub patterns: usize,
+    /// Intersections of regular expressions: `&` of a grammar; patterns and formats less one of a
+    /// schema that combines schemas. What these cost doubles with each.
+    pub intersections: usize,
     /// Work of compiling regular expressions, in nodes made (some 50,000 a millisecond).
     pub compile_fuel: u64,
     /// Symbols of a compiled grammar.
@@ -34,9 +40,12 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             schema_bytes: 128 << 10,
-            grammar_bytes: 64 << 10,
+            grammar_bytes: 32 << 10,
             regex_bytes: 8 << 10,
             depth: 64,
+            properties: 400,
+            patterns: 256,
+            intersections: 5,
             compile_fuel: 500_000,
             grammar_symbols: 100_000,
             step_fuel: 200_000,
