@@ -111,7 +111,7 @@ pub(crate) struct Loading {
 pub(crate) struct Runtime {
     #[command(flatten)]
     pub(crate) hardware: Hardware,
-    /// How keys and values are stored: f16, bf16, f32 or q8_0
+    /// How keys and values are stored: f16, bf16, f32, q8_0 or q4_0
     #[arg(long, default_value = "f16", value_name = "TYPE")]
     pub(crate) kv_type: DType,
 }

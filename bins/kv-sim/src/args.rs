@@ -111,7 +111,7 @@ pub(crate) struct Args {
         help_heading = "Model (default: 13 B, multi-head)"
     )]
     head_dim: usize,
-    /// How keys and values are stored: f32, f16, bf16 or q8_0
+    /// How keys and values are stored: f32, f16, bf16, q8_0 or q4_0
     #[arg(
         long,
         default_value = "f16",
