@@ -41,7 +41,7 @@ impl Engine {
                 salt: CacheSalt(0),
                 priority: 0,
                 prompt: (0..PROMPT as u32).map(|at| at ^ (i as u32) << 16).collect(),
-                max_new_tokens: 2 * STEPS,
+                max_new_tokens: STEPS + 1,
                 sequences: 1,
                 every_logit: false,
             };
