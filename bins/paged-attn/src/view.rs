@@ -90,7 +90,7 @@ fn panels(area: Rect, frame: &Frame) -> [Rect; 4] {
         return [map, tables, answers, events];
     }
     let map_height = rows(area.width).min(area.height / 3);
-    let table_height = sequences.min(area.height / 3);
+    let table_height = sequences.min(area.height * 2 / 5);
     let parts = [
         Constraint::Length(map_height),
         Constraint::Length(table_height),

@@ -38,7 +38,7 @@ fn both_sizes_show_blocks_tables_answers_and_events() {
     let mut view = View::new(" the keys");
     frames[..=most].iter().for_each(|f| view.update(f.clone()));
     let frame = &frames[most];
-    for (width, height) in [(80, 30), (140, 40)] {
+    for (width, height) in [(80, 24), (140, 40)] {
         let lines = screen(&view, width, height);
         let all = lines.join("\n");
         for title in ["physical blocks", "logical to physical", "answers", "what happens"] {
@@ -47,7 +47,8 @@ fn both_sizes_show_blocks_tables_answers_and_events() {
         assert!(lines[0].contains(&format!("{} of 48 blocks used", frame.pool.used)), "{all}");
         assert!(lines[usize::from(height) - 1].starts_with(" the keys"));
         for s in &frame.sequences {
-            assert!(all.contains(&format!("{}  ", s.name)), "{width}: {}\n{all}", s.name);
+            let line = format!("{}  {:>3} positions", s.name, s.positions);
+            assert!(all.contains(&line), "{width}: {line}\n{all}");
         }
         // A block that several tables hold is marked in the map: "  3*4".
         let shared = frame.blocks.iter().position(|b| b.references > 1).unwrap();
