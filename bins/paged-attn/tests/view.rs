@@ -3,6 +3,7 @@
 use paged_attn::bard::Bard;
 use paged_attn::engine::{Engine, EngineConfig};
 use paged_attn::frame::Frame;
+use paged_attn::plain;
 use paged_attn::requests::Workload;
 use paged_attn::view::View;
 use ratatui::Terminal;
@@ -54,7 +55,9 @@ fn both_sizes_show_blocks_tables_answers_and_events() {
         let shared = frame.blocks.iter().position(|b| b.references > 1).unwrap();
         let mark = format!("{shared:>3}*{}", frame.blocks[shared].references);
         assert!(all.contains(&mark), "{width}: {mark}\n{all}");
-        assert!(all.contains("fork"), "{width}\n{all}");
+        let newest = frames[..=most].iter().flat_map(|f| &f.events).next_back().unwrap();
+        let (kind, text) = plain::tell(newest);
+        assert!(all.contains(&format!("{kind:<9} {}", &text[..20])), "{width}: {text}\n{all}");
     }
 }
 
