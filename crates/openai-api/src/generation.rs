@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::error::quoted;
 use crate::fields::{
     Fields, array, at_least, bias, boolean, count, fields, integer, number, string, text, token_ids,
 };
@@ -256,12 +257,17 @@ fn stop(path: &str, value: Value) -> Result<Vec<String>, ApiError> {
     }
 }
 
-/// An id that is fit for a header and a log.
-pub(crate) fn request_id(path: &str, value: Value) -> Result<String, ApiError> {
-    let id = string(1, 64)(path, value)?;
-    if id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b)) {
+/// Whether an id is fit for a header and a log: 1 to 64 letters, digits, `-`, `_`, `.` and `:`.
+pub fn is_request_id(id: &str) -> bool {
+    let fit = |b: u8| b.is_ascii_alphanumeric() || b"-_.:".contains(&b);
+    (1..=64).contains(&id.len()) && id.bytes().all(fit)
+}
+
+fn request_id(path: &str, value: Value) -> Result<String, ApiError> {
+    let id = text(path, value)?;
+    if is_request_id(&id) {
         return Ok(id);
     }
-    let expected = "letters, digits, '-', '_', '.' and ':'";
-    Err(ApiError::InvalidValue { param: path.to_owned(), expected, got: crate::error::quoted(&id) })
+    let expected = "1 to 64 letters, digits, '-', '_', '.' and ':'";
+    Err(ApiError::InvalidValue { param: path.to_owned(), expected, got: quoted(&id) })
 }

@@ -66,7 +66,9 @@ pub use embeddings::{
 };
 pub use error::{ApiError, ErrorObject, ErrorResponse};
 pub use finish::{FinishReason, PromptLogprob};
-pub use generation::{GenerationOptions, MAX_LOGPROBS, MAX_N, MAX_STOP, StreamOptions};
+pub use generation::{
+    GenerationOptions, MAX_LOGPROBS, MAX_N, MAX_STOP, StreamOptions, is_request_id,
+};
 pub use json::JsonLimits;
 pub use message::{Content, FunctionCall, Message, Role, TextPart, ToolCall};
 pub use models::{ModelCard, ModelList};

@@ -90,20 +90,28 @@ impl ResponseFormat {
 }
 
 pub(crate) fn response_format(path: &str, value: Value) -> Result<ResponseFormat, ApiError> {
+    format(path, value, |fields| {
+        fields.require("json_schema", |path, value| {
+            let mut fields = Fields::of(path, value)?;
+            let schema = named_schema(&mut fields)?;
+            fields.finish()?;
+            Ok(schema)
+        })
+    })
+}
+
+/// A format whose schema is read by `schema`.
+pub(crate) fn format(
+    path: &str,
+    value: Value,
+    schema: impl FnOnce(&mut Fields) -> Result<NamedSchema, ApiError>,
+) -> Result<ResponseFormat, ApiError> {
     let mut fields = Fields::of(path, value)?;
     let kind = fields.require("type", text)?;
     let format = match kind.as_str() {
         "text" => ResponseFormat::Text,
         "json_object" => ResponseFormat::JsonObject,
-        "json_schema" => {
-            let json_schema = fields.require("json_schema", |path, value| {
-                let mut fields = Fields::of(path, value)?;
-                let schema = named_schema(&mut fields)?;
-                fields.finish()?;
-                Ok(schema)
-            })?;
-            ResponseFormat::JsonSchema { json_schema }
-        }
+        "json_schema" => ResponseFormat::JsonSchema { json_schema: schema(&mut fields)? },
         other => {
             return Err(ApiError::InvalidValue {
                 param: fields.path("type"),

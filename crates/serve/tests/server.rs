@@ -102,8 +102,14 @@ async fn one_byte_at_a_time_is_given_up() {
         ..HttpConfig::default()
     };
     let server = start(config).await;
-    let slow_body = format!("{}{}", post("/v1/completions", LONG).split("\r\n\r\n").next().unwrap(), "\r\n\r\n{");
-    for (at_once, slowly) in [("", "GET /health HTTP/1.1\r\nhost: somewhere"), (slow_body.as_str(), "   ")] {
+    let slow_body = format!(
+        "{}{}",
+        post("/v1/completions", LONG).split("\r\n\r\n").next().unwrap(),
+        "\r\n\r\n{"
+    );
+    for (at_once, slowly) in
+        [("", "GET /health HTTP/1.1\r\nhost: somewhere"), (slow_body.as_str(), "   ")]
+    {
         let began = Instant::now();
         let mut stream = server.connect().await;
         stream.write_all(at_once.as_bytes()).await.unwrap();
@@ -133,6 +139,18 @@ async fn one_byte_at_a_time_is_given_up() {
     server.ends_well().await;
 }
 
+/// The error arrives though the body was not read.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_body_that_is_too_large_is_told_so() {
+    let server = start(HttpConfig { max_body: 1 << 10, ..HttpConfig::default() }).await;
+    let large = post("/v1/completions", &"x".repeat(20 << 20));
+    let answer = server.ask(&large).await;
+    assert!(answer.starts_with("HTTP/1.1 413"), "{answer}");
+    let nowhere = post("/nowhere", &"x".repeat(20 << 20));
+    assert!(server.ask(&nowhere).await.starts_with("HTTP/1.1 404"));
+    server.ends_well().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn connections_are_counted() {
     let server = start(HttpConfig { max_connections: 2, ..HttpConfig::default() }).await;
@@ -142,7 +160,7 @@ async fn connections_are_counted() {
     assert!(refused.starts_with("HTTP/1.1 503") && refused.contains("retry-after"), "{refused}");
     drop(held);
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(server.ask(&get("/readyz")).await.starts_with("HTTP/1.1 200"));
+    assert!(server.ask(&get("/health")).await.starts_with("HTTP/1.1 200"));
     server.ends_well().await;
 }
 
@@ -220,12 +238,12 @@ async fn over_tls() {
     let connector = TlsConnector::from(Arc::new(client));
     let name = ServerName::try_from("localhost").unwrap();
     let mut stream = connector.connect(name, server.connect().await).await.unwrap();
-    stream.write_all(get("/readyz").as_bytes()).await.unwrap();
+    stream.write_all(get("/health").as_bytes()).await.unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.unwrap();
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
     // Plain HTTP is not spoken on this port.
-    assert!(!server.ask(&get("/readyz")).await.contains("200 OK"));
+    assert!(!server.ask(&get("/health")).await.contains("200 OK"));
     server.ends_well().await;
 }
 
@@ -236,7 +254,8 @@ async fn what_cannot_start_says_why() {
         let spec = ModelSpec { name: "gone".into(), path: "gone".into(), bytes: 1 };
         Arc::new(Models::new(vec![spec], 1, loader).unwrap())
     };
-    let local = HttpConfig { address: SocketAddr::from(([127, 0, 0, 1], 0)), ..HttpConfig::default() };
+    let local =
+        HttpConfig { address: SocketAddr::from(([127, 0, 0, 1], 0)), ..HttpConfig::default() };
     let run = |config| serve(config, models(), |_| {}, std::future::pending());
     let missing = HttpConfig { preload: vec!["gone".into()], ..local.clone() };
     assert!(matches!(run(missing).await, Err(ServeError::Model(_))));

@@ -9,7 +9,7 @@ use crate::fields::{
 };
 use crate::generation::{MAX_LOGPROBS, neutral_obfuscation};
 use crate::message::{Content, Message, Role, TextPart, ToolCall};
-use crate::structure::named_schema;
+use crate::structure::{format, named_schema};
 use crate::tools::function_type;
 use crate::{
     ApiError, ChatRequest, GenerationOptions, JsonLimits, ReasoningEffort, ResponseFormat, Tool,
@@ -233,28 +233,13 @@ fn text_format(path: &str, value: Value) -> Result<Option<ResponseFormat>, ApiEr
     let mut fields = Fields::of(path, value)?;
     fields.neutral("verbosity", |v| v == "medium", "say it in a message")?;
     let format = fields.read("format", |path, value| {
-        let mut fields = Fields::of(path, value)?;
-        let kind = fields.require("type", text)?;
-        let format = match kind.as_str() {
-            "text" => ResponseFormat::Text,
-            "json_object" => ResponseFormat::JsonObject,
-            "json_schema" => {
-                let json_schema = named_schema(&mut fields)?;
-                if json_schema.schema.is_none() {
-                    return Err(ApiError::Missing { param: fields.path("schema") });
-                }
-                ResponseFormat::JsonSchema { json_schema }
+        format(path, value, |fields| {
+            let schema = named_schema(fields)?;
+            match schema.schema {
+                Some(_) => Ok(schema),
+                None => Err(ApiError::Missing { param: fields.path("schema") }),
             }
-            other => {
-                return Err(ApiError::InvalidValue {
-                    param: fields.path("type"),
-                    expected: "'text', 'json_object' or 'json_schema'",
-                    got: quoted(other),
-                });
-            }
-        };
-        fields.finish()?;
-        Ok(format)
+        })
     })?;
     fields.finish()?;
     Ok(format)

@@ -12,7 +12,7 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use openai_api::ApiError;
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio_rustls::TlsAcceptor;
@@ -24,6 +24,8 @@ use super::failure::SOON;
 
 /// How long a connection may take over a goodbye.
 const GOODBYE: Duration = Duration::from_secs(2);
+/// Bytes that are still read from a client who is told that nothing more is wanted.
+const LINGER: usize = 64 << 20;
 
 /// Accepts connections until `closing` says otherwise, then waits for those that there are, for at
 /// most `patience`.
@@ -82,10 +84,11 @@ async fn turn_away(mut stream: TcpStream, tls: bool) {
         let error =
             ApiError::Unavailable { state: "full: too many connections", retry_after: SOON };
         goodbye(&mut stream, &error).await;
+        close(&mut stream).await;
     }
 }
 
-/// Writes an error where there is no request to answer, and closes.
+/// Writes an error where there is no request to answer.
 async fn goodbye(stream: &mut (impl AsyncWrite + Unpin), error: &ApiError) {
     let body = serde_json::to_string(&error.body()).unwrap_or_default();
     let reason = match error.status() {
@@ -101,12 +104,27 @@ async fn goodbye(stream: &mut (impl AsyncWrite + Unpin), error: &ApiError) {
          connection: close\r\n\r\n{body}",
         body.len()
     );
-    let write = async {
-        stream.write_all(response.as_bytes()).await?;
-        stream.shutdown().await
-    };
     // Whoever does not listen to it has gone already.
-    let _ = tokio::time::timeout(GOODBYE, write).await;
+    let _ = tokio::time::timeout(GOODBYE, stream.write_all(response.as_bytes())).await;
+}
+
+/// Closes, and reads for a while what the client still sends: were it left unread, the system would
+/// reset the connection, and the client might not see its answer.
+async fn close(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) {
+    let linger = async {
+        stream.shutdown().await?;
+        let mut bytes = vec![0; 16 << 10];
+        let mut left = LINGER;
+        while left > 0 {
+            match stream.read(&mut bytes).await? {
+                0 => break,
+                n => left = left.saturating_sub(n),
+            }
+        }
+        std::io::Result::Ok(())
+    };
+    // A connection that fails is closed as well.
+    let _ = tokio::time::timeout(GOODBYE, linger).await;
 }
 
 struct Connection {
@@ -159,8 +177,7 @@ impl Connection {
         // A head that began and did not end. A connection that was idle is closed without a word.
         if timed_out && !parts.read_buf.is_empty() {
             goodbye(&mut stream, &ApiError::Timeout { limit: self.header_timeout }).await;
-        } else {
-            let _ = tokio::time::timeout(GOODBYE, stream.shutdown()).await;
         }
+        close(&mut stream).await;
     }
 }

@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use futures_util::FutureExt as _;
-use openai_api::ApiError;
+use openai_api::{ApiError, is_request_id};
 
 use super::app::App;
 use super::failure::{Failure, shutting_down};
@@ -110,11 +110,7 @@ pub(crate) async fn admit(
 
 fn request_id(headers: &HeaderMap) -> String {
     let given = headers.get(REQUEST_ID).and_then(|v| v.to_str().ok());
-    let fit = |id: &&str| {
-        (1..=64).contains(&id.len())
-            && id.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:".contains(&b))
-    };
-    given.filter(fit).map_or_else(new_id, str::to_owned)
+    given.filter(|id| is_request_id(id)).map_or_else(new_id, str::to_owned)
 }
 
 /// 128 random bits in hexadecimal.
