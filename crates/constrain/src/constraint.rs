@@ -84,15 +84,21 @@ impl Constraint {
         let parser = &mut self.parser;
         let step = catch_unwind(AssertUnwindSafe(|| {
             if !parser.validate_token(token)? {
-                return Ok(false);
+                // It may be the lexer that gave up, and not the grammar that forbids.
+                return Ok((false, parser.parser.get_error().map(|e| e.message())));
             }
             parser.consume_token(token)?;
             parser.check_stop()?;
-            Ok(true)
+            Ok((true, None))
         }));
         match step {
-            Ok(true) => Ok(()),
-            Ok(false) => not_allowed,
+            Ok((true, _)) => Ok(()),
+            Ok((false, None)) => not_allowed,
+            Ok((false, Some(reason))) => {
+                let error = ConstrainError::TooComplex { reason };
+                self.failed = Some(error.clone());
+                Err(error)
+            }
             Err(error) => Err(self.fail(&error.to_string())),
         }
     }

@@ -9,7 +9,7 @@ pub struct Limits {
     pub schema_bytes: usize,
     /// Bytes of a grammar, or of all choices together.
     pub grammar_bytes: usize,
-    /// Bytes of a regular expression.
+    /// Bytes of a regular expression, also of one in a schema or grammar.
     pub regex_bytes: usize,
     /// Levels to which JSON may be nested.
     pub depth: usize,
@@ -20,6 +20,8 @@ pub struct Limits {
     /// Intersections of regular expressions: `&` of a grammar; patterns and formats less one of a
     /// schema that combines schemas. What these cost doubles with each.
     pub intersections: usize,
+    /// Optional or repeated parts of a grammar, in its regular expressions too.
+    pub quantifiers: usize,
     /// Work of compiling regular expressions, in nodes made (some 50,000 a millisecond).
     pub compile_fuel: u64,
     /// Symbols of a compiled grammar.
@@ -41,14 +43,15 @@ impl Default for Limits {
         Self {
             schema_bytes: 128 << 10,
             grammar_bytes: 32 << 10,
-            regex_bytes: 8 << 10,
+            regex_bytes: 2 << 10,
             depth: 64,
             properties: 400,
             patterns: 256,
             intersections: 5,
+            quantifiers: 1000,
             compile_fuel: 500_000,
             grammar_symbols: 100_000,
-            step_fuel: 200_000,
+            step_fuel: 100_000,
             step_items: 50_000,
             lexer_states: 20_000,
             cached_grammars: 128,

@@ -1,8 +1,9 @@
 //! A look at a schema or grammar before it is compiled, for what the compiler does not bound itself.
 //!
 //! An intersection of regular expressions is compiled by combining the alternatives of all of them, in
-//! one step that nothing interrupts: some are quick, a dozen take minutes. And each property's name is
-//! set against all others.
+//! one step that nothing interrupts: some are quick, a dozen take minutes. What thousands of optional
+//! parts in a row cost grows with their square or worse, and is hardly counted. And each property's name
+//! is set against all others.
 
 use serde_json::{Deserializer, Map, Value};
 
@@ -15,6 +16,8 @@ struct Survey {
     patterns: usize,
     /// Whether one schema is combined with another.
     combines: bool,
+    /// Bytes of the longest of their regular expressions.
+    longest: usize,
     /// Properties of the largest object.
     properties: usize,
     /// Whether a number lies below what the compiler counts with.
@@ -47,6 +50,7 @@ pub(crate) fn check_schema(
             "there are {many} patterns and formats; the limit{beside} is {most}"
         ));
     }
+    regex_within(survey.longest, kind, limits)?;
     if survey.below {
         return refuse("a limit of numbers is below -2^63".to_owned());
     }
@@ -59,10 +63,16 @@ pub(crate) fn check_schema(
 /// As [`check_schema`].
 pub(crate) fn check_lark(text: &str, limits: &Limits) -> Result<(), ConstrainError> {
     let kind = GrammarKind::Lark;
-    let (many, most) = (intersections(text), limits.intersections);
-    if many > most {
-        let reason = format!("there are {many} intersections ('&'); the limit is {most}");
-        return Err(ConstrainError::Uncompilable { kind, reason });
+    let Operators { intersections, quantifiers, longest } = operators(text);
+    regex_within(longest, kind, limits)?;
+    for (what, many, most) in [
+        ("intersections ('&')", intersections, limits.intersections),
+        ("optional or repeated parts", quantifiers, limits.quantifiers),
+    ] {
+        if many > most {
+            let reason = format!("there are {many} {what}; the limit is {most}");
+            return Err(ConstrainError::Uncompilable { kind, reason });
+        }
     }
     const SCHEMA: &str = "%json";
     let mut rest = text;
@@ -75,6 +85,17 @@ pub(crate) fn check_lark(text: &str, limits: &Limits) -> Result<(), ConstrainErr
         }
     }
     Ok(())
+}
+
+fn regex_within(size: usize, kind: GrammarKind, limits: &Limits) -> Result<(), ConstrainError> {
+    let limit = limits.regex_bytes;
+    match size <= limit {
+        true => Ok(()),
+        false => Err(ConstrainError::Uncompilable {
+            kind,
+            reason: format!("a regular expression takes {size} bytes; the limit is {limit}"),
+        }),
+    }
 }
 
 impl Survey {
@@ -95,6 +116,10 @@ impl Survey {
         let size = |key: &str| object.get(key).and_then(Value::as_object).map_or(0, Map::len);
         self.properties = self.properties.max(size("properties"));
         self.patterns += size("patternProperties");
+        let names = object.get("patternProperties").and_then(Value::as_object);
+        let names = names.into_iter().flat_map(Map::keys).map(String::len);
+        let pattern = object.get("pattern").and_then(Value::as_str).map(str::len);
+        self.longest = names.chain(pattern).fold(self.longest, usize::max);
         self.patterns += ["pattern", "format"].iter().filter(|&&k| object.contains_key(k)).count();
         for key in ["minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum"] {
             let number = object.get(key).and_then(Value::as_f64);
@@ -123,10 +148,21 @@ impl Survey {
     }
 }
 
-/// The number of `&` outside strings, regular expressions and comments.
-fn intersections(text: &str) -> usize {
+/// What is written outside strings and comments of a grammar.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Operators {
+    /// `&` outside regular expressions.
+    intersections: usize,
+    /// `?` and `*`, and `{` of regular expressions.
+    quantifiers: usize,
+    /// Bytes of the longest regular expression.
+    longest: usize,
+}
+
+fn operators(text: &str) -> Operators {
     let bytes = text.as_bytes();
-    let (mut at, mut count) = (0, 0);
+    let mut found = Operators::default();
+    let mut at = 0;
     while at < bytes.len() {
         let comment = bytes[at] == b'#' || bytes[at..].starts_with(b"//");
         match bytes[at] {
@@ -134,17 +170,25 @@ fn intersections(text: &str) -> usize {
                 at += bytes[at..].iter().position(|&b| b == b'\n').unwrap_or(bytes.len() - at);
             }
             quote @ (b'"' | b'/') => {
-                at += 1;
+                let start = at + 1;
+                at = start;
                 while at < bytes.len() && bytes[at] != quote {
                     at += if bytes[at] == b'\\' { 2 } else { 1 };
                 }
+                if quote == b'/' {
+                    let regex = &bytes[start..at.min(bytes.len())];
+                    found.longest = found.longest.max(regex.len());
+                    let quantifiers = regex.iter().filter(|b| matches!(b, b'?' | b'*' | b'{'));
+                    found.quantifiers += quantifiers.count();
+                }
             }
-            b'&' => count += 1,
+            b'&' => found.intersections += 1,
+            b'?' | b'*' => found.quantifiers += 1,
             _ => {}
         }
         at += 1;
     }
-    count
+    found
 }
 
 #[cfg(test)]
@@ -162,8 +206,21 @@ mod tests {
             ("/&\\", 0),
             ("# &", 0),
         ] {
-            assert_eq!(intersections(text), count, "{text}");
+            assert_eq!(operators(text).intersections, count, "{text}");
         }
+    }
+
+    #[test]
+    fn regular_expressions_are_measured() {
+        let found = operators("T: /a?c/ | \"d*efghi\"* | /d\\/e{2}g/i # ?");
+        assert_eq!(found, Operators { intersections: 0, quantifiers: 3, longest: 8 });
+        let limits = Limits { regex_bytes: 3, ..Limits::default() };
+        assert!(check_lark("T: /abc/", &limits).is_ok());
+        assert!(check_lark("T: /abcd/", &limits).is_err());
+        let check = |value| check_schema(&value, GrammarKind::JsonSchema, &limits);
+        assert!(check(json!({"pattern": "abc", "patternProperties": {"abc": {}}})).is_ok());
+        assert!(check(json!({"pattern": "abcd"})).is_err());
+        assert!(check(json!({"items": {"patternProperties": {"abcd": {}}}})).is_err());
     }
 
     #[test]
