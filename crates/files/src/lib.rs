@@ -11,7 +11,7 @@ mod space;
 pub mod units;
 
 pub use atomic::{AtomicFile, write_atomically};
-pub use mapped::{FileStamp, MappedFile};
 pub use available::available_memory;
+pub use mapped::{FileStamp, MappedFile};
 pub use memory::LargeMemory;
 pub use space::free_space;

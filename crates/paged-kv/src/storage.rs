@@ -101,13 +101,15 @@ impl PagedStorage {
 
     /// Copies a block to the host.
     pub fn swap_out(&mut self, copy: SwapCopy) {
-        let [from, to] = [copy.device, copy.host].map(|block| self.slots(block, 0..self.block_size));
+        let [from, to] =
+            [copy.device, copy.host].map(|block| self.slots(block, 0..self.block_size));
         copy_blocks(&self.device, from, &mut self.host, to);
     }
 
     /// Copies a block back from the host.
     pub fn swap_in(&mut self, copy: SwapCopy) {
-        let [from, to] = [copy.host, copy.device].map(|block| self.slots(block, 0..self.block_size));
+        let [from, to] =
+            [copy.host, copy.device].map(|block| self.slots(block, 0..self.block_size));
         copy_blocks(&self.host, from, &mut self.device, to);
     }
 

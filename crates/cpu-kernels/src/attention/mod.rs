@@ -147,8 +147,7 @@ pub fn attention(
     if n_kv_heads == 0 || n_heads == 0 || head_dim == 0 || !n_heads.is_multiple_of(n_kv_heads) {
         return Err(KernelError::Heads { n_heads, n_kv_heads, head_dim });
     }
-    if !matches!(kv_dtype, DType::F32 | DType::F16 | DType::BF16)
-        && !unpack::is_quantized(kv_dtype)
+    if !matches!(kv_dtype, DType::F32 | DType::F16 | DType::BF16) && !unpack::is_quantized(kv_dtype)
     {
         return Err(KernelError::UnsupportedDType { what: "keys and values", dtype: kv_dtype });
     }
