@@ -21,6 +21,7 @@ use crate::load;
 
 /// Variants of the cache and of attention, and at which lengths.
 #[derive(clap::Args)]
+#[group(id = "comparison")]
 #[command(next_help_heading = "Cache and attention compared")]
 pub(crate) struct Options {
     /// Decode with the cache, or recompute the prefix for each token: on, off

@@ -12,6 +12,8 @@ use super::super::List;
 
 /// Load on a server, in place of the ordinary figures.
 #[derive(clap::Args)]
+// Groups are named as their structs, and there is another of this name.
+#[group(id = "server")]
 #[command(next_help_heading = "A server under load")]
 pub(crate) struct Options {
     /// Put an OpenAI-compatible server under load and measure what its users would see
