@@ -119,15 +119,7 @@ impl<'m> Engine<'m> {
         if evicted > 0 {
             events.push(Event::Evicts { blocks: evicted });
         }
-        for &copy in &step.swap_out {
-            self.storage.swap_out(copy);
-        }
-        for &copy in &step.swap_in {
-            self.storage.swap_in(copy);
-        }
-        for &copy in &step.copies {
-            self.storage.copy(copy);
-        }
+        self.storage.transfer(&step.swap_out, &step.swap_in, &step.copies);
         let logits = self.forward(&step)?;
         let before = self.tables();
         self.scheduler.computed();

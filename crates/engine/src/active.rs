@@ -106,6 +106,18 @@ impl<'m> Active<'m> {
         self.advanced(seq, grown)
     }
 
+    /// Takes note of a beam that grew by a token: it goes on as `seq`, or is complete.
+    pub(crate) fn beam_grew(&mut self, seq: SeqId, mut answer: Answer<'m>, grown: Grown) {
+        self.usage.completion_tokens += 1;
+        self.ended_at_length |= matches!(grown.finished, Some((FinishReason::Length, _)));
+        let ends = grown.finished.is_some();
+        answer.keep(grown);
+        match ends {
+            true => self.complete.push((score(&self.request.search, &answer), answer.kept)),
+            false => self.growing.push((seq, answer)),
+        }
+    }
+
     /// Ends an answer at the length it has.
     ///
     /// # Errors

@@ -11,7 +11,7 @@ use crate::GenerationError;
 use crate::answer::Answer;
 use crate::beam;
 use crate::request::{Event, FinishReason, Search, TokenInfo};
-use crate::worker::{Worker, count_end};
+use crate::worker::{Planned, Worker, count_end};
 
 impl Worker<'_> {
     /// Makes tokens of the step's logits.
@@ -25,24 +25,15 @@ impl Worker<'_> {
             }
         };
         let vocabulary = logits.cols();
-        let mut row = 0;
-        for work in std::mem::take(&mut self.work).iter() {
-            let Some(active) = self.requests.get_mut(&work.request) else {
-                row += usize::from(work.samples);
-                continue;
-            };
-            let every = active.request.prompt_logprobs.is_some() && work.prompt_rows > 0;
-            let wanted = if every { work.tokens.len() } else { usize::from(work.samples) };
-            let own = &rows[row * vocabulary..(row + wanted) * vocabulary];
-            row += wanted;
-            let mut done = Ok(());
-            if every {
-                done = self.score_prompt(work, own, vocabulary);
-            }
-            if work.samples && done.is_ok() {
-                let last = &own[own.len() - vocabulary..];
-                done = self.advance(work.request, work.seq, last);
-            }
+        let mut rest = rows;
+        for Planned { work, every, logits } in std::mem::take(&mut self.work) {
+            let (own, others) = rest.split_at(logits * vocabulary);
+            rest = others;
+            let scored = if every { self.score_prompt(&work, own, vocabulary) } else { Ok(()) };
+            let done = scored.and_then(|()| match work.samples {
+                true => self.advance(work.request, work.seq, &own[own.len() - vocabulary..]),
+                false => Ok(()),
+            });
             if let Err(error) = done {
                 self.end(work.request, Some(error));
             }
@@ -242,8 +233,7 @@ impl Worker<'_> {
                 true => candidate.beam,
                 false => self.scheduler.fork(candidate.beam)?,
             };
-            active.growing.push((seq, answer));
-            active.grew(seq, grown)?;
+            active.beam_grew(seq, answer, grown);
             self.totals.tokens.generated += 1;
             if !ends {
                 used.push(candidate.beam);

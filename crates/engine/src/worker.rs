@@ -52,7 +52,17 @@ pub(crate) struct Worker<'m> {
     pub(crate) outputs: Outputs,
     /// A row of logits with what is forbidden.
     pub(crate) scratch: Vec<f32>,
-    pub(crate) work: Vec<Work>,
+    pub(crate) work: Vec<Planned>,
+}
+
+/// A sequence's rows in the forward under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Planned {
+    pub(crate) work: Work,
+    /// Whether all its rows' logits are wanted, as the prompt's probabilities are.
+    pub(crate) every: bool,
+    /// How many of the forward's rows of logits are its own.
+    pub(crate) logits: usize,
 }
 
 impl<'m> Worker<'m> {
@@ -199,35 +209,26 @@ impl<'m> Worker<'m> {
         if step.work.is_empty() && step.is_quiet() {
             return false;
         }
-        for &copy in &step.swap_out {
-            self.storage.swap_out(copy);
-        }
-        for &copy in &step.swap_in {
-            self.storage.swap_in(copy);
-        }
-        for &copy in &step.copies {
-            self.storage.copy(copy);
-        }
+        self.storage.transfer(&step.swap_out, &step.swap_in, &step.copies);
         self.batch.clear();
         self.work.clear();
         self.outputs.logits.clear();
         let (mut decoding, mut prompt_rows, mut first_seen) = (0, 0, 0);
         for work in &step.work {
             let tokens = step.tokens(work);
-            let first = self.batch.len();
             self.batch.extend(work.seq.into(), tokens);
             let every = self
                 .requests
                 .get(&work.request)
                 .is_some_and(|a| a.request.prompt_logprobs.is_some() && work.prompt_rows > 0);
-            let wanted = if every { first } else { self.batch.len() - usize::from(work.samples) };
-            self.outputs.logits.extend(wanted..self.batch.len());
+            let logits = if every { tokens.len() } else { usize::from(work.samples) };
+            self.outputs.logits.extend(self.batch.len() - logits..self.batch.len());
             match work.prompt_rows {
                 0 if tokens.len() == 1 => decoding += 1,
                 _ => prompt_rows += tokens.len(),
             }
             first_seen += work.prompt_rows;
-            self.work.push(work.clone());
+            self.work.push(Planned { work: work.clone(), every, logits });
         }
         let (started, preempted) = (step.started.clone(), step.preempted.len());
         if preempted > 0 {
@@ -240,11 +241,9 @@ impl<'m> Worker<'m> {
             self.scheduler.computed();
             return true;
         }
-        let logits = self.forward();
+        let Some(logits) = self.forward() else { return true };
         self.scheduler.computed();
-        if let Some(logits) = logits {
-            self.sample(&logits);
-        }
+        self.sample(&logits);
         self.totals.steps += 1;
         self.totals.tokens.prompt += first_seen as u64;
         self.observe(first_seen, self.totals.tokens.generated - generated);
@@ -295,7 +294,7 @@ impl<'m> Worker<'m> {
         tracing::warn!(%error, "a step failed; its sequences are computed one by one");
         let mut failed = Vec::new();
         let mut row = 0;
-        for work in &self.work {
+        for Planned { work, .. } in &self.work {
             let rows = self.batch.rows()[row..row + work.tokens.len()].iter();
             row += work.tokens.len();
             let tokens: Vec<u32> = rows.map(|row| row.token).collect();

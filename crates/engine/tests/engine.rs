@@ -143,6 +143,68 @@ async fn beams_find_what_is_more_probable_than_greedy() {
     idle(&engine).await;
 }
 
+/// Beam search written down plainly: each step asks for the next tokens of every beam by a request of
+/// its own.
+async fn plain_beams(
+    engine: &engine::Engine,
+    asked: &engine::GenerationRequest,
+    width: usize,
+    tokens: usize,
+) -> Vec<Vec<u32>> {
+    let mut beams = vec![(0.0, Vec::new())];
+    let mut complete: Vec<(f64, Vec<u32>)> = Vec::new();
+    for step in 1..=tokens {
+        let mut candidates = Vec::new();
+        for (total, beam) in &beams {
+            let mut one = asked.clone();
+            one.prompt.extend(beam);
+            one.search = Search::default();
+            one.stop = Default::default();
+            one.stop.max_tokens = Some(1);
+            one.stop.ignore_eos = true;
+            one.logprobs = Some(2 * width);
+            let answer = run(engine, one).await.answers.remove(0);
+            for next in &answer.infos[0].top {
+                candidates.push((total + next.logprob, [&beam[..], &[next.token]].concat()));
+            }
+        }
+        candidates.sort_by(|a, b| b.0.total_cmp(&a.0));
+        beams.clear();
+        for (total, beam) in candidates {
+            if beams.len() == width {
+                break;
+            }
+            let stops = asked.stop.tokens.contains(&beam[beam.len() - 1]);
+            match stops || step == tokens {
+                true => complete.push((total / beam.len() as f64, beam)),
+                false => beams.push((total, beam)),
+            }
+        }
+    }
+    complete.sort_by(|a, b| b.0.total_cmp(&a.0));
+    complete.into_iter().map(|(_, beam)| beam).collect()
+}
+
+#[tokio::test]
+async fn beams_that_end_at_different_lengths_are_told_apart() {
+    let engine = engine(blocks(256, 16));
+    let mut ended_early = 0;
+    for prompt in prompts(4) {
+        // The most probable tokens of an answer end it, so that some beams end and others go on.
+        let free = run(&engine, greedy(&engine, &prompt, 4)).await.answers.remove(0).tokens;
+        let mut request = greedy(&engine, &prompt, 6);
+        request.stop.tokens = vec![free[1], free[3]];
+        request.stop.include_stop = true;
+        request.search = Search::Beam { n: 3, width: 4, length_penalty: 1.0 };
+        let found = run(&engine, request.clone()).await.tokens();
+        let want = plain_beams(&engine, &request, 4, 6).await;
+        assert_eq!(found, want[..3], "{prompt}");
+        ended_early += found.iter().filter(|tokens| tokens.len() < 6).count();
+    }
+    assert!(ended_early > 0, "no beam ended before the others");
+    idle(&engine).await;
+}
+
 #[tokio::test]
 async fn probabilities_of_a_prompt_are_those_of_generating_it() {
     let engine = engine(blocks(256, 16));

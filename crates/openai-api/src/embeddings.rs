@@ -32,9 +32,6 @@ pub struct EmbeddingRequest {
     /// Whether the tokenizer adds its special tokens. True if not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub add_special_tokens: Option<bool>,
-    /// Lower is served earlier.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub priority: Option<i64>,
 }
 
 /// How vectors are written.
@@ -66,7 +63,6 @@ impl EmbeddingRequest {
             user: fields.read("user", string(0, 512))?,
             truncate_prompt_tokens: fields.read("truncate_prompt_tokens", at_least(1))?,
             add_special_tokens: fields.read("add_special_tokens", boolean)?,
-            priority: fields.read("priority", integer(i32::MIN.into(), i32::MAX.into()))?,
         };
         fields.finish()?;
         check_length("input", request.input.len(), 1, MAX_INPUTS, "elements")?;

@@ -70,11 +70,14 @@ impl PagedStorage {
         layout.check()?;
         let room = |blocks: u32| -> Result<Blocks, KvError> {
             let slots = (blocks as usize).checked_mul(config.block_size);
-            let none = KvError::OutOfSpace { needed: slots.unwrap_or(usize::MAX), free: 0 };
-            let bytes = slots.and_then(|slots| slots.checked_mul(layout.slot_bytes()));
-            let bytes = bytes.filter(|&bytes| isize::try_from(bytes).is_ok()).ok_or(none)?;
-            let side = || vec![0; bytes];
-            Ok(Blocks((0..layout.layers).map(|_| [side(), side()]).collect()))
+            let none = || KvError::OutOfSpace { needed: slots.unwrap_or(usize::MAX), free: 0 };
+            let side = slots.and_then(|slots| slots.checked_mul(layout.slot_bytes()));
+            let side = side.ok_or_else(none)?;
+            // Zeroed memory is the system's to refuse, and a refusal would end the process: it is
+            // asked for, whole, and given back first.
+            let all = side.checked_mul(2 * layout.layers).ok_or_else(none)?;
+            Vec::<u8>::new().try_reserve_exact(all).map_err(|_| none())?;
+            Ok(Blocks((0..layout.layers).map(|_| [vec![0; side], vec![0; side]]).collect()))
         };
         let (device, host) = (room(config.blocks)?, room(config.host_blocks)?);
         Ok(Self { layout, block_size: config.block_size, device, host, reserved: Vec::new() })
@@ -88,6 +91,14 @@ impl PagedStorage {
     /// Bytes of one block: all layers, keys and values.
     pub fn block_bytes(&self) -> usize {
         self.block_size * self.layout.bytes_per_token()
+    }
+
+    /// Does a step's copies, in the order in which they must be done: blocks to the host, so that
+    /// theirs are free; blocks back from there; copies on write.
+    pub fn transfer(&mut self, out: &[SwapCopy], back: &[SwapCopy], copies: &[BlockCopy]) {
+        out.iter().for_each(|&copy| self.swap_out(copy));
+        back.iter().for_each(|&copy| self.swap_in(copy));
+        copies.iter().for_each(|&copy| self.copy(copy));
     }
 
     /// Copies the filled slots of a block, before the copy is written to.

@@ -65,8 +65,6 @@ struct Plan {
     logprobs: Option<usize>,
     prompt_logprobs: Option<usize>,
     token_ids: bool,
-    /// The engine generates a token all the same; it is not shown.
-    discards: bool,
     stream: StreamOptions,
     tokenizer: Arc<Tokenizer>,
 }
@@ -86,7 +84,7 @@ impl Plan {
             served.check_lengths(texts, "prompt")?;
         }
         let mut base =
-            generation(&options, &served.context, tenant, Some(limit.max(1)), request.logprobs)?;
+            generation(&options, &served.context, tenant, Some(limit), request.logprobs)?;
         let add_special = options.add_special_tokens.unwrap_or(true);
         let mut prompts = match (request.prompt, &request.suffix) {
             (PromptInput::Text(prefix), Some(suffix)) => {
@@ -112,7 +110,6 @@ impl Plan {
             logprobs: request.logprobs,
             prompt_logprobs: options.prompt_logprobs,
             token_ids: options.return_token_ids.unwrap_or(false),
-            discards: limit == 0,
             stream: options.stream_options.unwrap_or_default(),
             tokenizer: Arc::clone(tokenizer),
         })
@@ -144,9 +141,7 @@ impl Plan {
         let mut choices = Vec::with_capacity(collected.len() * self.n);
         for (prompt, mut found) in collected.into_iter().enumerate() {
             meter.prompt(found.usage.prompt_tokens, found.usage.cached_tokens);
-            if !self.discards {
-                meter.generated(found.usage.completion_tokens);
-            }
+            meter.generated(found.usage.completion_tokens);
             for (index, answer) in std::mem::take(&mut found.answers).into_iter().enumerate() {
                 choices.push(self.choice(prompt, index, answer, found.prompt.as_deref()));
             }
@@ -163,28 +158,22 @@ impl Plan {
     ) -> CompletionChoice {
         let mut lists = self.lists();
         let (mut text, mut logprobs) = self.echoed(prompt, found, &mut lists);
-        let (mut finish_reason, mut stop_reason) = (Some(FinishReason::Length), None);
-        let mut token_ids = Vec::new();
-        if !self.discards {
-            text.push_str(&answer.text);
-            if self.logprobs.is_some() {
-                let more = lists.answer(&self.tokenizer, &answer.tokens);
-                logprobs = Some(logprobs::join(logprobs.unwrap_or_default(), more));
-            }
-            if let Some((reason, stopped_by)) = answer.finish {
-                (finish_reason, stop_reason) = (Some(reason), stopped_by);
-            }
-            token_ids = answer.tokens.iter().map(|t| t.token).collect();
+        text.push_str(&answer.text);
+        if self.logprobs.is_some() {
+            let more = lists.answer(&self.tokenizer, &answer.tokens);
+            logprobs = Some(logprobs::join(logprobs.unwrap_or_default(), more));
         }
+        let (finish_reason, stop_reason) = answer.finish.unwrap_or((FinishReason::Length, None));
+        let token_ids = || answer.tokens.iter().map(|t| t.token).collect();
         let first = index == 0;
         let of_prompt = self.prompt_logprobs.zip(found.filter(|_| first));
         CompletionChoice {
             index: prompt * self.n + index,
             text,
             logprobs,
-            finish_reason,
+            finish_reason: Some(finish_reason),
             stop_reason,
-            token_ids: self.token_ids.then_some(token_ids),
+            token_ids: self.token_ids.then(token_ids),
             prompt_token_ids: self.token_ids.then(|| self.prompts[prompt].tokens.clone()),
             prompt_logprobs: of_prompt
                 .map(|(k, found)| logprobs::of_prompt(&self.tokenizer, found, k)),
@@ -244,7 +233,6 @@ impl Frames for CompletionFrames {
                 }
             }
             Event::Prompt(found) => self.begin(prompt, Some(&found), out),
-            Event::Delta { .. } if self.plan.discards => {}
             Event::Delta { index, text, tokens } => {
                 self.meter.generated(tokens.len());
                 let index = of(index, self.plan.n);
@@ -260,10 +248,7 @@ impl Frames for CompletionFrames {
                 );
             }
             Event::Finished { index, reason, stopped_by } => {
-                let (reason, stop_reason) = match self.plan.discards {
-                    true => (FinishReason::Length, None),
-                    false => finish(reason, stopped_by),
-                };
+                let (reason, stop_reason) = finish(reason, stopped_by);
                 let index = of(index, self.plan.n);
                 let finish_reason = Some(reason);
                 self.chunk(

@@ -46,11 +46,11 @@ impl ModelContext {
             })),
             Err(error) => Err(error.to_string()),
         };
-        let named = tokenizer.chat_templates().iter().find(|t| t.name == "tool_use");
-        let plain = own.or(tokenizer.chat_template()).map(compile);
-        let with_tools = match (own, named) {
-            (None, Some(named)) => Some(compile(&named.source)),
-            _ => plain.clone(),
+        let source = |tools: bool| own.or(ChatTemplate::source_of(tokenizer, tools));
+        let plain = source(false).map(compile);
+        let with_tools = match source(true) == source(false) {
+            true => plain.clone(),
+            false => source(true).map(compile),
         };
         let longest_token = tokenizer.vocabulary().tokens.iter().map(Vec::len).max().unwrap_or(1);
         let (tokenizer, compiler) = (Arc::clone(tokenizer), OnceLock::new());

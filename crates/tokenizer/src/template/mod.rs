@@ -98,13 +98,14 @@ impl ChatTemplate {
     /// # Errors
     /// What [`ChatTemplate::new`] says.
     pub fn of(tokenizer: &Tokenizer, request: &Json) -> Result<Option<Self>, Error> {
-        let named = |name: &str| {
-            let templates = tokenizer.chat_templates();
-            templates.iter().find(|t| t.name == name).map(|t| t.source.as_str())
-        };
         let has_tools = request.get("tools").is_some_and(|t| !t.is_null());
-        let source = if has_tools { named("tool_use") } else { None };
-        source.or(tokenizer.chat_template()).map(Self::new).transpose()
+        Self::source_of(tokenizer, has_tools).map(Self::new).transpose()
+    }
+
+    /// The source of that template, for requests with tools or without.
+    pub fn source_of(tokenizer: &Tokenizer, has_tools: bool) -> Option<&str> {
+        let named = tokenizer.chat_templates().iter().find(|t| has_tools && t.name == "tool_use");
+        named.map(|t| t.source.as_str()).or(tokenizer.chat_template())
     }
 
     /// The template as it was given.
