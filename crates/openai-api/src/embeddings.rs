@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde::{Deserialize, Serialize};
 
-use crate::fields::{Fields, at_least, boolean, check_length, integer, string, text, word};
+use crate::fields::{Fields, at_least, boolean, check_length, string, text, word};
 use crate::{ApiError, JsonLimits, PromptInput};
 
 /// The most texts of one request.
