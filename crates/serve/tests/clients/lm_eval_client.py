@@ -4,7 +4,9 @@ FOLDER is the model's Hugging Face folder, for its tokenizer: lm-eval sends toke
 logprobs = 1 and max_tokens = 1, and reads the probabilities of the continuation.
 """
 
+import json
 import sys
+import urllib.request
 
 from lm_eval.api.instance import Instance
 from lm_eval.models.openai_completions import LocalCompletionsAPI
@@ -28,9 +30,6 @@ until = [Instance(request_type="generate_until", doc={}, arguments=("ROMEO:\n", 
 text = lm.generate_until(until)[0]
 assert text and "\n\n" not in text, text
 # The same sum from the API by hand.
-import json
-import urllib.request
-
 ids = lm.tok_encode(pairs[0][0] + pairs[0][1])
 context = len(lm.tok_encode(pairs[0][0]))
 body = json.dumps({"model": "bard", "prompt": ids, "echo": True, "logprobs": 1, "max_tokens": 1, "temperature": 0}).encode()
