@@ -23,6 +23,8 @@ pub(crate) enum Mode {
     Quantize,
     /// From the start of the process to a prompt's last logits.
     Start,
+    /// A server and clients that each send when their last request has ended.
+    Serve,
     /// What the rounding of activations costs: KL divergence from the same file with f32 activations.
     Accuracy,
 }
@@ -61,7 +63,7 @@ impl Case {
     }
 
     pub(crate) fn is_long(&self) -> bool {
-        self.has(Mode::Quantize)
+        self.has(Mode::Quantize) || self.has(Mode::Serve)
     }
 
     /// The file's name without its folder.

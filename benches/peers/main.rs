@@ -10,6 +10,7 @@ mod accuracy;
 mod cases;
 mod programs;
 mod record;
+mod servers;
 mod stats;
 
 use std::path::PathBuf;
@@ -45,7 +46,7 @@ struct Args {
     /// A GGUF file, and what to measure with it if not --modes (repeatable)
     #[arg(long, value_name = "FILE[=MODE,MODE]", required = true)]
     model: Vec<ModelArg>,
-    /// prefill, decode, depth, depth-q8, batch, quantize, start, accuracy
+    /// prefill, decode, depth, depth-q8, batch, quantize, start, serve, accuracy
     #[arg(long, value_delimiter = ',', default_value = "prefill,decode")]
     modes: Vec<Mode>,
     /// Threads of every program
@@ -54,11 +55,13 @@ struct Args {
     /// Rounds, in each of which every program runs once
     #[arg(long, default_value_t = 10)]
     pairs: usize,
-    /// Rounds of the modes that take long: quantize
+    /// Rounds of the modes that take long: quantize, serve
     #[arg(long, default_value_t = 3)]
     long_pairs: usize,
     #[command(flatten)]
     sizes: Sizes,
+    #[command(flatten)]
+    load: servers::Load,
     #[command(flatten)]
     accuracy: accuracy::Options,
     /// Where the record goes
@@ -109,10 +112,13 @@ fn main() -> Result<()> {
 
 /// Runs every program `pairs` times. One that fails is left out from then on.
 fn measure(case: &Case, programs: &[Program], args: &Args, pairs: usize) -> Vec<Outcome> {
-    let mut outcomes: Vec<Outcome> = programs
-        .iter()
-        .map(|p| Outcome::new(p, p.commands(case, args.threads, &args.sizes)))
-        .collect();
+    let serve = case.has(Mode::Serve);
+    let commands = |p: &Program| match serve {
+        true => args.load.commands(p, case, args.threads),
+        false => p.commands(case, args.threads, &args.sizes),
+    };
+    let mut outcomes: Vec<Outcome> =
+        programs.iter().map(|p| Outcome::new(p, commands(p))).collect();
     for round in 0..pairs {
         for i in 0..programs.len() {
             let i = (i + round) % programs.len();
@@ -120,7 +126,11 @@ fn measure(case: &Case, programs: &[Program], args: &Args, pairs: usize) -> Vec<
             if outcome.failure.is_some() {
                 continue;
             }
-            match program.run(case, args.threads, &args.sizes) {
+            let run = match serve {
+                true => args.load.measure(program, &programs[0].place, case, args.threads),
+                false => program.run(case, args.threads, &args.sizes),
+            };
+            match run {
                 Ok(values) => {
                     let shown: Vec<String> =
                         values.iter().map(|v| format!("{} {:.2}", v.figure, v.value)).collect();

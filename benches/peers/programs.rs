@@ -53,10 +53,23 @@ pub(crate) enum Unit {
     TokensPerSecond,
     /// Less is better.
     Seconds,
+    /// Less is better.
+    Megabytes,
+}
+
+impl Unit {
+    /// Decimal places worth showing.
+    pub(crate) fn digits(self) -> usize {
+        match self {
+            Self::TokensPerSecond => 1,
+            Self::Seconds => 3,
+            Self::Megabytes => 0,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
+pub(crate) enum Kind {
     Infinity,
     LlamaCpp,
     IkLlamaCpp,
@@ -65,10 +78,10 @@ enum Kind {
 /// A program to compare.
 #[derive(Clone, Debug)]
 pub(crate) struct Program {
-    kind: Kind,
+    pub(crate) kind: Kind,
     /// Our program, or the folder of a peer's.
-    place: PathBuf,
-    flags: Vec<String>,
+    pub(crate) place: PathBuf,
+    pub(crate) flags: Vec<String>,
 }
 
 impl Program {
@@ -109,13 +122,7 @@ impl Program {
     /// The command line, with names in place of paths.
     pub(crate) fn commands(&self, case: &Case, threads: usize, sizes: &Sizes) -> String {
         let (program, args) = self.command(case, threads, sizes, Path::new("OUT.gguf"));
-        let model = case.model.display().to_string();
-        let shown = args.iter().map(|a| match *a == model {
-            true => case.file(),
-            false if a.contains(' ') => format!("'{a}'"),
-            false => a.clone(),
-        });
-        [file_name(&program)].into_iter().chain(shown).collect::<Vec<_>>().join(" ")
+        shown(case, &program, &args)
     }
 
     /// Runs once.
@@ -250,6 +257,17 @@ impl Program {
     }
 }
 
+/// A command line, with names in place of paths.
+pub(crate) fn shown(case: &Case, program: &Path, args: &[String]) -> String {
+    let model = case.model.display().to_string();
+    let shown = args.iter().map(|a| match *a == model {
+        true => case.file(),
+        false if a.contains(' ') => format!("'{a}'"),
+        false => a.clone(),
+    });
+    [file_name(program)].into_iter().chain(shown).collect::<Vec<_>>().join(" ")
+}
+
 /// Fails with the last line that a program said, if it failed.
 pub(crate) fn succeeded(out: &Output) -> Result<()> {
     if out.status.success() {
@@ -260,7 +278,7 @@ pub(crate) fn succeeded(out: &Output) -> Result<()> {
     bail!("{}: {last}", out.status);
 }
 
-fn words(text: &str) -> Vec<String> {
+pub(crate) fn words(text: &str) -> Vec<String> {
     text.split_whitespace().map(str::to_owned).collect()
 }
 
@@ -272,7 +290,9 @@ fn figure(mode: Mode, sizes: &Sizes) -> String {
         Mode::Depth => format!("decode at depth {}, f16 cache", sizes.depth),
         Mode::DepthQ8 => format!("decode at depth {}, Q8_0 cache", sizes.depth),
         Mode::Batch => format!("decode {} together", sizes.sequences),
-        Mode::Quantize | Mode::Start | Mode::Accuracy => unreachable!("measured from outside"),
+        Mode::Quantize | Mode::Start | Mode::Serve | Mode::Accuracy => {
+            unreachable!("measured from outside")
+        }
     }
 }
 

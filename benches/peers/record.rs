@@ -41,7 +41,7 @@ impl Series {
             .values
             .iter()
             .fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(*v), h.max(*v)));
-        let (mid, digits) = (median(&self.values), if self.unit == Unit::Seconds { 3 } else { 1 });
+        let (mid, digits) = (median(&self.values), self.unit.digits());
         format!("{mid:.digits$} ({low:.digits$}..{high:.digits$})")
     }
 }
@@ -181,10 +181,10 @@ impl Record {
                 continue;
             }
             for (peer, other) in rivals {
-                // How many times faster we are, whether figures are rates or times.
+                // How many times better we are, whether more or less is better.
                 let r = match s.unit {
                     Unit::TokensPerSecond => ratio(&s.values, &other.values, self.seed),
-                    Unit::Seconds => ratio(&other.values, &s.values, self.seed),
+                    Unit::Seconds | Unit::Megabytes => ratio(&other.values, &s.values, self.seed),
                 };
                 row.peer = peer.into();
                 row.theirs = other.shown();
@@ -240,8 +240,8 @@ impl Record {
     fn speed_table(&self, text: &mut String) {
         let _ = write!(
             text,
-            "\nTokens a second, or seconds where a figure is a time: median (least..most) of \
-             alternating runs, a process each. The ratio says how many times faster Infinity is: of \
+            "\nTokens a second, or the unit that a figure names: median (least..most) of \
+             alternating runs, a process each. The ratio says how many times better Infinity is: of \
              medians, with a 95 % bootstrap interval over rounds. The fraction of the floor is the \
              median over Infinity's runs, each against ceilings measured in its own process. Load \
              average when it began: {}.\n\n\

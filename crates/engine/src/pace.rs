@@ -23,7 +23,8 @@ pub const MAX_GAP: f64 = 0.35;
 /// Steps after which what decoding alone takes is measured again.
 const PROBE: u32 = 64;
 
-/// Prompt rows go in multiples of this, the rows of a tile.
+/// Rows of a step, prompts' and decoding ones together, come in multiples of this: those of a tile,
+/// which cost the same when some are missing.
 const GRANULE: usize = 16;
 
 /// What is known of steps that only decode.
@@ -71,7 +72,8 @@ impl Pace {
             // Nothing is known yet.
             _ => 4 * GRANULE,
         };
-        let whole = (prompt_rows / GRANULE).max(1) * GRANULE;
+        let tiles = ((decoding + prompt_rows) / GRANULE).max(decoding / GRANULE + 1);
+        let whole = tiles * GRANULE - decoding;
         Budget { rows: self.rows.max(decoding + GRANULE), prompt_rows: whole.min(self.rows) }
     }
 
@@ -137,14 +139,14 @@ mod tests {
         assert_eq!(pace.budget(8, 1).prompt_rows, 0);
         pace.took(8, 0, 0.050);
         // Nor what a row of a prompt does.
-        assert_eq!(pace.budget(8, 1).prompt_rows, 64);
+        assert_eq!(pace.budget(8, 1).prompt_rows, 56);
         learnt(&mut pace, 8, [0.050, 0.001, 0.0]);
-        // (2.7 - 1) * 50 ms of rows of 1 ms each, in whole tiles.
-        assert_eq!(pace.budget(8, 1).prompt_rows, 80);
-        assert_eq!(pace.budget(5, 1).prompt_rows, 80);
+        // (2.7 - 1) * 50 ms of rows of 1 ms each, in tiles that those that decode fill up.
+        assert_eq!(pace.budget(8, 1).prompt_rows, 72);
+        assert_eq!(pace.budget(5, 1).prompt_rows, 75);
         // Eight more that wait: 2.7 * (1 + 8 / 8) times 50 ms; a hundred: 350 ms.
-        assert_eq!(pace.budget(8, 9).prompt_rows, 208);
-        assert_eq!(pace.budget(8, 100).prompt_rows, 288);
+        assert_eq!(pace.budget(8, 9).prompt_rows, 216);
+        assert_eq!(pace.budget(8, 100).prompt_rows, 296);
     }
 
     #[test]
@@ -152,13 +154,13 @@ mod tests {
         let mut pace = Pace::new(512);
         learnt(&mut pace, 8, [0.050, 0.001, 0.020]);
         // 65 ms are left of (2.7 - 1) * 50 ms.
-        assert_eq!(pace.budget(8, 1).prompt_rows, 64);
+        assert_eq!(pace.budget(8, 1).prompt_rows, 56);
         // Nothing is left, and yet a chunk costs no less than the 90 ms it needs anyway.
         learnt(&mut pace, 8, [0.050, 0.001, 0.090]);
-        assert_eq!(pace.budget(8, 1).prompt_rows, 80);
+        assert_eq!(pace.budget(8, 1).prompt_rows, 88);
         // A machine on which a row costs more than the streams can bear still makes progress.
         learnt(&mut pace, 8, [0.050, 1.0, 0.0]);
-        assert_eq!(pace.budget(8, 1).prompt_rows, 16);
+        assert_eq!(pace.budget(8, 1).prompt_rows, 8);
     }
 
     #[test]

@@ -168,14 +168,14 @@ impl Job<'_> {
         tile
     }
 
-    /// Asks for bytes `at..at + len` of 16 interleaved rows to be brought to the second-level cache.
+    /// The lines of bytes `at..at + len` of the 16 rows from `row` on, if rows are interleaved: else
+    /// none.
     #[cfg(target_arch = "x86_64")]
     #[inline(always)]
-    fn prefetch_rows(&self, row: usize, at: usize, len: usize) {
-        if self.source.layout == Layout::Interleaved {
-            for line in &self.source.lines(row, at)[..len.div_ceil(4)] {
-                simd::prefetch(line.as_ptr());
-            }
+    fn lines(&self, (row, at, len): (usize, usize, usize)) -> &[simd::Line] {
+        match self.source.layout {
+            Layout::Interleaved => &self.source.lines(row, at)[..len.div_ceil(4)],
+            Layout::Rows => &[],
         }
     }
 

@@ -1,6 +1,6 @@
 //! Activations rounded to int8: `x = scale * q`, `scale = max|x| / 127`, ties to even.
 
-use super::{Format, SPAN, Scales};
+use super::{Format, SPAN, Scales, TILED};
 use crate::ThreadPool;
 use crate::matmul::{DisjointMut, Job};
 #[cfg(target_arch = "x86_64")]
@@ -72,11 +72,18 @@ impl Quantized {
         self.blocks.chunks_exact(self.padded)
     }
 
+    /// One of them.
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    pub(super) fn span(&self, i: usize) -> &[ActivationBlock] {
+        &self.blocks[i * self.padded..][..self.padded]
+    }
+
     /// Rounds all activations of a product.
     pub(in crate::matmul) fn fill(&mut self, pool: &ThreadPool, job: &Job<'_>, rounding: Rounding) {
         let spans = job.cols.div_ceil(SPAN);
         // Only tiles need whole sixteens.
-        let padded = if job.m < LANES { job.m } else { job.m.next_multiple_of(LANES) };
+        let padded = if job.m < TILED { job.m } else { job.m.next_multiple_of(LANES) };
         self.padded = padded;
         self.blocks.resize(spans * padded, ActivationBlock::zeroed());
         for span in self.blocks.chunks_exact_mut(padded.max(1)) {

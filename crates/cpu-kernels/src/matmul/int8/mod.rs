@@ -134,7 +134,7 @@ pub(super) struct Kernel {
     piece: PieceFn,
     /// Whether it takes weights as a stream.
     direct: fn(&Job<'_>) -> bool,
-    /// The same sums by tiles, for whole sixteens of activations.
+    /// The same sums by tiles, for [`TILED`] activations or more.
     #[cfg(target_arch = "x86_64")]
     tiled: Option<PieceFn>,
 }
@@ -197,7 +197,7 @@ impl Kernel {
     /// The product by tiles, where they are there and of use.
     fn by_tiles(&self, job: &Job<'_>) -> Option<PieceFn> {
         #[cfg(target_arch = "x86_64")]
-        return self.tiled.filter(|_| job.isa == Isa::Amx && job.m >= LANES);
+        return self.tiled.filter(|_| job.isa == Isa::Amx && job.m >= TILED);
         #[cfg(not(target_arch = "x86_64"))]
         None
     }
@@ -226,6 +226,9 @@ impl Kernel {
         self.by_tiles(job).unwrap_or(self.piece)(job, acts, piece, out);
     }
 }
+
+/// Activations from which on tiles are faster, though of their sixteen rows some stay empty.
+const TILED: usize = 8;
 
 /// Activation rows that a panel meets once it is unpacked: enough that unpacking is a small part,
 /// few enough that one span of them stays in the second-level cache.

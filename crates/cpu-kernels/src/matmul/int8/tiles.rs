@@ -1,4 +1,4 @@
-//! Sixteen or more activations at once by AMX's tiles.
+//! Eight or more activations at once by AMX's tiles.
 //!
 //! A tile of 16 activations by 64 of k times a tile of 64 of k by 16 weight rows adds to 16 x 16
 //! sums in 16 cycles, eight times what the dot products of AVX-512 do; the lines of an unpacked
@@ -13,8 +13,8 @@ use super::activations::ActivationBlock;
 use super::sweep::add_block;
 use super::{Format, Int8Group, Int8Piece, SPAN, Scales};
 use crate::amx::TileConfig;
-use crate::matmul::Scratch;
-use crate::simd::{LANES, Line, Op, Simd};
+use crate::matmul::{Job, Piece, Scratch};
+use crate::simd::{LANES, Line, Op, Simd, prefetch};
 use std::arch::asm;
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
@@ -63,7 +63,9 @@ impl<F: Format> Op for TiledPiece<'_, F> {
     }
 }
 
-/// One thread's piece: for each 256 of k all its groups of rows, each with all its activations.
+/// One thread's piece. Few activations stay in the second-level cache for all of k: each group of
+/// rows is a stream of memory then, from its first byte to its last. Of many, 256 of k stay there while
+/// all groups of rows go by.
 #[inline(always)]
 fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
     assert!(S::TILES && fit::<F>());
@@ -75,31 +77,92 @@ fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
     let mut own = Scratch::take();
     let scratch = &mut *own;
     let n = piece.acts.len().next_multiple_of(LANES);
-    let sums = scratch.sums.zeroed(piece.rows.len().div_ceil(LANES) * n);
-    let (len, size) = (F::DTYPE.block_len(), F::DTYPE.block_bytes());
-    let groups = sums.len() / n;
-    let mut spans = (0..job.cols).step_by(SPAN).zip(acts.spans()).peekable();
-    while let Some((k0, acts)) = spans.next() {
-        let span = SPAN.min(job.cols - k0);
-        let acts = &acts[piece.acts.start..][..n];
-        let (at, bytes) = (k0 / len * size, span / len * size);
-        for (g, sums) in sums.chunks_exact_mut(n).enumerate() {
-            let row = piece.rows.start + g * LANES;
-            let group = &mut scratch.int8[0];
-            F::unpack(s, job.tile(piece, row, (at, bytes), &mut scratch.pad), group);
-            // What comes next is on its way while tiles multiply: the next group's blocks, and this
-            // group's share of the activations of the next span.
-            if g + 1 < groups {
-                job.prefetch_rows(row + LANES, at, bytes);
-            }
-            let next = spans.peek().map_or(&[][..], |(_, acts)| {
-                &acts[piece.acts.start..][g * n / groups..(g + 1) * n / groups]
-            });
-            tiles.sweep(&mut scratch.tiles, group, span / F::SUB, acts, next, sums);
+    let groups = piece.rows.len().div_ceil(LANES);
+    let spans = job.cols.div_ceil(SPAN);
+    let sums = scratch.sums.zeroed(groups * n);
+    let few = n <= FEW;
+    let place = |i: usize| if few { (i / spans, i % spans) } else { (i % groups, i / groups) };
+    let mut last: Option<Block<'_>> = None;
+    for i in 0..groups * spans {
+        let (g, span) = place(i);
+        let group = &mut scratch.int8[i % 2];
+        let (row, at, bytes) = span_of_rows::<F>(job, piece, (g, span));
+        // What comes next is on its way meanwhile: weights, and of many activations this group's
+        // share of those of the next span. A few lines at a time: a core has room for few requests, and
+        // waits when there is none.
+        let ahead = job.lines(match i + 1 < groups * spans {
+            true => span_of_rows::<F>(job, piece, place(i + 1)),
+            false => (row, at, bytes),
+        });
+        let (first, ahead) = ahead.split_at(ahead.len() / 3);
+        let (second, third) = ahead.split_at(ahead.len() / 2);
+        prefetch_lines(first);
+        F::unpack(s, job.tile(piece, row, (at, bytes), &mut scratch.pad), group);
+        tiles.planes(group, &mut scratch.tiles.planes, second);
+        prefetch_lines(third);
+        let next = match few || span + 1 == spans {
+            true => &[],
+            false => &acts.span(span + 1)[piece.acts.start..][g * n / groups..(g + 1) * n / groups],
+        };
+        let mut next = next.chunks(next.len().div_ceil(n.div_ceil(at_once::<F>())).max(1));
+        let subs = SPAN.min(job.cols - span * SPAN) / F::SUB;
+        let acts = &acts.span(span)[piece.acts.start..][..n];
+        for (c, acts) in acts.chunks(at_once::<F>()).enumerate() {
+            next.next().unwrap_or_default().iter().for_each(ActivationBlock::prefetch);
+            let block = Block { slot: i % 2, subs, acts, at: g * n + c * at_once::<F>() };
+            let (groups, buffers) = (&scratch.int8, &mut scratch.tiles);
+            tiles.advance(buffers, groups, sums, last, Some(block));
+            last = Some(block);
         }
     }
+    tiles.advance(&mut scratch.tiles, &scratch.int8, sums, last, None);
     job.store_groups(s, piece, sums, n, out);
     own.give_back();
+}
+
+/// Activations of which all of k stay in the second-level cache.
+const FEW: usize = 2 * LANES;
+
+/// The first row of group `g` of a piece, and where in its rows span `span` lies.
+#[inline(always)]
+fn span_of_rows<F: Format>(
+    job: &Job<'_>,
+    piece: &Piece,
+    (g, span): (usize, usize),
+) -> (usize, usize, usize) {
+    let (len, size) = (F::DTYPE.block_len(), F::DTYPE.block_bytes());
+    let k0 = span * SPAN;
+    (piece.rows.start + g * LANES, k0 / len * size, SPAN.min(job.cols - k0) / len * size)
+}
+
+#[inline(always)]
+fn prefetch_lines(lines: &[Line]) {
+    for line in lines {
+        prefetch(line.as_ptr());
+    }
+}
+
+/// Asks for part `i` of `parts` of some lines.
+#[inline(always)]
+fn prefetch_part(lines: &[Line], i: usize, parts: usize) {
+    prefetch_lines(&lines[i * lines.len() / parts..(i + 1) * lines.len() / parts]);
+}
+
+/// Activations that go through the tiles together.
+const fn at_once<F: Format>() -> usize {
+    if matches!(F::SCALES, Scales::Integer) { 2 * LANES } else { LANES }
+}
+
+/// A group of rows and up to [`at_once`] activations of a span that meet.
+#[derive(Clone, Copy)]
+struct Block<'a> {
+    /// Where the group lies unpacked.
+    slot: usize,
+    /// Sub-blocks of the span.
+    subs: usize,
+    acts: &'a [ActivationBlock],
+    /// Where their sums begin.
+    at: usize,
 }
 
 /// What this thread's tile registers, configured for a format, do.
@@ -109,92 +172,82 @@ struct Tiles<S, F> {
 }
 
 impl<S: Simd, F: Format> Tiles<S, F> {
-    /// Adds the products of `subs` sub-blocks to `sums[i]`, of whole sixteens of activations; asks
-    /// for those of `next` on the way.
+    /// Makes of a group's bytes what tiles multiply. Asks for the lines `ahead` meanwhile.
     #[inline(always)]
-    fn sweep(
-        &self,
-        buffers: &mut TileBuffers,
-        group: &Int8Group,
-        subs: usize,
-        acts: &[ActivationBlock],
-        next: &[ActivationBlock],
-        sums: &mut [[f32; LANES]],
-    ) {
-        if F::SCALES != Scales::Integer {
-            self.subtract_offset(group, &mut buffers.planes[0]);
-            return self.per_32(buffers, group, subs, acts, next, sums);
-        }
-        self.multiply_scales(group, &mut buffers.planes);
-        let at_once = 2 * LANES;
-        let mut next = next.chunks(next.len().div_ceil(acts.len().div_ceil(at_once)).max(1));
-        for (acts, sums) in acts.chunks(at_once).zip(sums.chunks_mut(at_once)) {
-            next.next().unwrap_or_default().iter().for_each(ActivationBlock::prefetch);
-            self.whole_block(group, buffers, acts, sums);
+    fn planes(&self, group: &Int8Group, planes: &mut [[Line; SPAN / 4]; 2], ahead: &[Line]) {
+        match F::SCALES {
+            Scales::Integer => self.multiply_scales(group, planes, ahead),
+            Scales::PerBlock32 => self.subtract_offset(group, &mut planes[0], ahead),
         }
     }
 
-    /// [`sweep`](Self::sweep) where each 32 of k has its scales.
-    ///
-    /// Sixteen activations after sixteen go through the tiles in quarters of 64 of k. Each quarter
-    /// comes after one of what is left to do with the sixteen before: the tiles and the vector
-    /// units work at the same time, and what tiles store is not loaded at once.
+    /// Sends `block`, whose planes they are, through the tiles, and meanwhile does what is left to do
+    /// with the block before it, `last`: tiles and vector units work at the same time, and what tiles
+    /// store is not loaded at once.
     #[inline(always)]
-    fn per_32(
+    fn advance(
         &self,
         buffers: &mut TileBuffers,
-        group: &Int8Group,
-        subs: usize,
-        acts: &[ActivationBlock],
-        next: &[ActivationBlock],
+        groups: &[Int8Group],
         sums: &mut [[f32; LANES]],
+        last: Option<Block<'_>>,
+        block: Option<Block<'_>>,
     ) {
-        let blocks = acts.len() / LANES;
-        let mut next = next.chunks(next.len().div_ceil(blocks).max(1));
+        if F::SCALES == Scales::Integer {
+            // In this order, planes that were just written have time to arrive where tiles read them.
+            if let Some(Block { slot, acts, at, .. }) = last {
+                self.add_whole(&groups[slot], &buffers.sums, acts, &mut sums[at..][..acts.len()]);
+            }
+            if let Some(Block { acts, .. }) = block {
+                self.multiply_whole(buffers, acts);
+            }
+            return;
+        }
         let mut totals = [self.s.splat_f(0.0); LANES];
-        for i in 0..=blocks {
-            next.next().unwrap_or_default().iter().for_each(ActivationBlock::prefetch);
-            for quarter in 0..QUARTERS {
-                if i > 0 {
-                    let done = (i - 1) * LANES..i * LANES;
-                    let (acts, sums) = (&acts[done.clone()], &mut sums[done]);
-                    self.add_per_32(group, subs, &buffers.sums, quarter, acts, sums, &mut totals);
-                }
-                if i < blocks {
-                    let acts = &acts[i * LANES..(i + 1) * LANES];
-                    // SAFETY: the registers are configured as `PER_32`; planes and sums are as long
-                    // as the tiles, and there are 16 activations, whose words come first.
-                    unsafe { multiply_2_times_32(quarter, acts, buffers) };
-                }
+        for quarter in 0..QUARTERS {
+            if let Some(Block { slot, subs, acts, at }) = last {
+                let (group, sums) = (&groups[slot], &mut sums[at..][..acts.len()]);
+                self.add_per_32(group, subs, &buffers.sums, quarter, acts, sums, &mut totals);
+            }
+            if let Some(Block { acts, .. }) = block {
+                // SAFETY: the registers are configured as `PER_32`; planes and sums are as long
+                // as the tiles, and there are 16 activations, whose words come first.
+                unsafe { multiply_2_times_32(quarter, acts, buffers) };
             }
         }
     }
 
-    /// All 256 of k for 16 or 32 activations.
+    /// All 256 of k of 16 or 32 activations.
     #[inline(always)]
-    fn whole_block(
-        &self,
-        group: &Int8Group,
-        buffers: &mut TileBuffers,
-        acts: &[ActivationBlock],
-        sums: &mut [[f32; LANES]],
-    ) {
-        let s = self.s;
+    fn multiply_whole(&self, buffers: &mut TileBuffers, acts: &[ActivationBlock]) {
+        let (planes, sums) = (&buffers.planes, &mut buffers.sums);
         // SAFETY: the registers are configured as `ALL_OF_K`; planes and sums are as long as the
         // tiles, and there are 16 or 32 activations, whose words come first.
         unsafe {
             match (F::SMALL, acts.len() / LANES) {
-                (true, 2) => multiply_32_unsigned(acts, &buffers.planes, &mut buffers.sums),
-                (true, _) => multiply_16_unsigned(acts, &buffers.planes, &mut buffers.sums),
-                (false, 2) => multiply_32_signed(acts, &buffers.planes, &mut buffers.sums),
-                (false, _) => multiply_16_signed(acts, &buffers.planes, &mut buffers.sums),
+                (true, 2) => multiply_32_unsigned(acts, planes, sums),
+                (true, _) => multiply_16_unsigned(acts, planes, sums),
+                (false, 2) => multiply_32_signed(acts, planes, sums),
+                (false, _) => multiply_16_signed(acts, planes, sums),
             }
         }
+    }
+
+    /// Puts the sums of both planes together, and adds them, scaled, to `sums`.
+    #[inline(always)]
+    fn add_whole(
+        &self,
+        group: &Int8Group,
+        tiles: &[[Line; LANES]; 8],
+        acts: &[ActivationBlock],
+        sums: &mut [[f32; LANES]],
+    ) {
+        let s = self.s;
         let sixteens = acts.chunks_exact(LANES).zip(sums.chunks_exact_mut(LANES));
         for (t, (acts, sums)) in sixteens.enumerate() {
             for (j, (act, sum)) in acts.iter().zip(sums).enumerate() {
-                let upper = s.load_i(&buffers.sums[2 * t][j]);
-                let lower = s.load_i(&buffers.sums[2 * t + 1][j]);
+                let upper = s.load_i(&tiles[2 * t][j]);
+                let lower = s.load_i(&tiles[2 * t + 1][j]);
                 let total = s.add_i(s.shl(upper, lower_bits::<F>()), lower);
                 let after = add_block::<S, F>(s, group, total, act, s.load_f(sum));
                 s.store_f(after, sum);
@@ -243,33 +296,48 @@ impl<S: Simd, F: Format> Tiles<S, F> {
 
     /// Weight bytes as signed ones.
     #[inline(always)]
-    fn subtract_offset(&self, group: &Int8Group, plane: &mut [Line; SPAN / 4]) {
-        // SAFETY: `S::TILES` and a value of `S` prove AVX-512.
-        unsafe {
-            let offset = _mm512_set1_epi8(F::OFFSET as i8);
-            for (line, out) in group.lines.iter().zip(plane) {
-                let w = _mm512_loadu_si512(line.as_ptr().cast());
-                _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_sub_epi8(w, offset));
+    fn subtract_offset(&self, group: &Int8Group, plane: &mut [Line; SPAN / 4], ahead: &[Line]) {
+        const PARTS: usize = 16;
+        let parts = group.lines.chunks_exact(SPAN / 4 / PARTS);
+        let outs = plane.chunks_exact_mut(SPAN / 4 / PARTS);
+        for (i, (lines, out)) in parts.zip(outs).enumerate() {
+            prefetch_part(ahead, i, PARTS);
+            // SAFETY: `S::TILES` and a value of `S` prove AVX-512.
+            unsafe {
+                let offset = _mm512_set1_epi8(F::OFFSET as i8);
+                for (line, out) in lines.iter().zip(out) {
+                    let w = _mm512_loadu_si512(line.as_ptr().cast());
+                    _mm512_storeu_si512(out.as_mut_ptr().cast(), _mm512_sub_epi8(w, offset));
+                }
             }
         }
     }
 
     /// Products of weight bytes with the scales of their sub-blocks, as `upper << bits | lower`.
     #[inline(always)]
-    fn multiply_scales(&self, group: &Int8Group, planes: &mut [[Line; SPAN / 4]; 2]) {
+    fn multiply_scales(
+        &self,
+        group: &Int8Group,
+        planes: &mut [[Line; SPAN / 4]; 2],
+        ahead: &[Line],
+    ) {
         let s = self.s;
         let lines = F::SUB / 4;
         let [upper, lower] = planes;
         for sub in 0..SPAN / F::SUB {
+            prefetch_part(ahead, sub, SPAN / F::SUB);
             let scale = s.load_i(&group.scales[sub]);
             if F::SMALL {
-                // Bytes of at most 31 times 7 stay bytes: all four of a lane at once.
-                let high = s.shr(scale, lower_bits::<F>());
-                let low = s.and(scale, s.splat_i(7));
+                // The scale in both halves of a lane.
+                let scale = s.or(scale, s.shl(scale, 16));
+                let low = s.and(scale, s.splat_i(0x0007_0007));
+                let high = s.shr(s.and(scale, s.splat_i(0x0038_0038)), lower_bits::<F>());
+                let mut scales: [Line; 2] = [[0; 64]; 2];
+                s.store_i(high, &mut scales[0]);
+                s.store_i(low, &mut scales[1]);
                 for i in sub * lines..(sub + 1) * lines {
-                    let w = s.load_i(&group.lines[i]);
-                    s.store_i(s.mul_i(w, high), &mut upper[i]);
-                    s.store_i(s.mul_i(w, low), &mut lower[i]);
+                    // SAFETY: `S::TILES` and a value of `S` prove AVX-512.
+                    unsafe { split_small(&group.lines[i], &scales, &mut upper[i], &mut lower[i]) };
                 }
             } else {
                 let mut scales: Line = [0; 64];
@@ -289,6 +357,24 @@ impl<S: Simd, F: Format> Tiles<S, F> {
 #[inline(always)]
 const fn lower_bits<F: Format>() -> u32 {
     if F::SMALL { 3 } else { 6 }
+}
+
+/// Four weight bytes a lane times the upper and the lower part of the lane's scale, each in both its
+/// halves: bytes of at most 31 times 7 stay bytes, so that two at once are multiplied as 16 bits,
+/// which takes a quarter of the time of 32.
+///
+/// # Safety
+/// The processor has AVX-512 F and BW.
+#[inline(always)]
+unsafe fn split_small(line: &Line, [high, low]: &[Line; 2], upper: &mut Line, lower: &mut Line) {
+    // SAFETY: the caller's promise; 64 bytes are readable or writable each.
+    unsafe {
+        let w = _mm512_loadu_si512(line.as_ptr().cast());
+        let high = _mm512_loadu_si512(high.as_ptr().cast());
+        let low = _mm512_loadu_si512(low.as_ptr().cast());
+        _mm512_storeu_si512(upper.as_mut_ptr().cast(), _mm512_mullo_epi16(w, high));
+        _mm512_storeu_si512(lower.as_mut_ptr().cast(), _mm512_mullo_epi16(w, low));
+    }
 }
 
 /// Four weight bytes a lane, less the offset, times the lane's scale: within -8192..8192, so that
