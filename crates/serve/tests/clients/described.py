@@ -33,7 +33,8 @@ class Described:
     def check_stream(self, path, text):
         """Asserts that `text` is a stream of events as the operation at `path` sends them."""
         assert text.endswith("\n\n"), text[-200:]
-        frames = [dict(line.split(": ", 1) for line in frame.splitlines() if not line.startswith(":")) for frame in text[:-2].split("\n\n")]
+        # Not `splitlines`, which knows more ends of lines than events have.
+        frames = [dict(line.split(": ", 1) for line in frame.split("\n") if not line.startswith(":")) for frame in text[:-2].split("\n\n")]
         frames = [frame for frame in frames if frame]
         if path == "/responses":
             for number, frame in enumerate(frames):

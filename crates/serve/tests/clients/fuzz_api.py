@@ -30,6 +30,8 @@ OPERATIONS = {
 }
 KINDS = ["described", "few", "negative", "honoured and one", *4 * ["honoured"]]
 REQUIRED = {"model", "messages", "prompt", "input"}
+# What bounds an answer, which else goes on to the end of the context.
+LIMITS = {"/chat/completions": "max_completion_tokens", "/completions": "max_tokens", "/responses": "max_output_tokens"}
 
 with open(description) as file:
     raw = json.load(file)
@@ -52,15 +54,15 @@ def body_of(kind, generated, draw, path):
     if path not in BODIES or kind == "negative" or not isinstance(generated, dict):
         return generated
     # A model that there is: else all would be refused for the one that is not.
-    model = "minilm" if path == "/embeddings" else "bard"
+    always = {"model": "minilm"} if path == "/embeddings" else {"model": "bard", LIMITS[path]: draw(st.integers(1, 16))}
     if kind == "described":
-        return generated | {"model": model}
+        return always | generated | {"model": always["model"]}
     some = draw(st.lists(st.sampled_from(sorted(generated)), max_size=3)) if generated else []
     if kind == "few":
         # All fields together nearly always hold one that is not honoured.
-        return {name: value for name, value in generated.items() if name in REQUIRED or name in some} | {"model": model}
+        return {name: value for name, value in generated.items() if name in REQUIRED or name in some} | always
     others = {name: generated[name] for name in some[:1]} if kind == "honoured and one" else {}
-    return draw(BODIES[path]) | others | {"model": model}
+    return draw(BODIES[path]) | others | {"model": always["model"]}
 
 
 def run(operation):
@@ -81,7 +83,7 @@ def run(operation):
     @settings(max_examples=examples, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate], derandomize=True, database=None)
     def check(drawn):
         kind, case = drawn
-        response = case.call(timeout=120, headers={"Authorization": "Bearer none"})
+        response = case.call(timeout=600, headers={"Authorization": "Bearer none"})
         status, content_type = response.status_code, response.headers.get("content-type", [""])[0]
         streams = content_type.startswith("text/event-stream")
         seen[f"{status} stream" if streams else str(status)] += 1

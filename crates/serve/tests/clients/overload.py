@@ -2,10 +2,10 @@
 
     overload.py --infinity target/release/infinity --model MODEL.gguf [-- --max-queue-delay 1]
 
-Eight clients say roughly what the server can do. Poisson loads around that, --step (20) seconds each,
-find the peak of its goodput: tokens a second of requests whose first token came within 2 s and that had
-no gap over 0.5 s. The best of them is offered again for --seconds (60), then --times (10) as many requests
-as were ever answered in a second, for as long. A server that is to keep a time to the first token must
+Eight clients say roughly what the server can do. From half of that Poisson loads rise by a quarter, --step
+(20) seconds each, beyond the peak of its goodput: tokens a second of requests whose first token came within
+2 s and that had no gap over 0.5 s. The best of them is offered again for --seconds (60), then --times (10)
+as many requests as were ever answered in a second, for as long. A server that is to keep a time to the first token must
 refuse who would wait longer: unless options say otherwise it is started with --max-queue-delay 1.
 
 Prints Markdown. Status 1 if the goodput is under --least (0.9) of the peak, a request failed, or a refusal
@@ -29,7 +29,6 @@ parser.add_argument("--itl", type=float, default=0.5)
 parser.add_argument("--prompt-tokens", default="lognormal:64:0.6")
 parser.add_argument("--output-tokens", default="lognormal:48:0.6")
 args = parser.parse_args()
-STEPS = [0.5, 0.7, 0.85, 1.0, 1.2, 1.5]
 
 
 def offer(server, seed, *load):
@@ -48,14 +47,17 @@ def most_memory(server, over, most):
 
 def overload(server):
     roughly = offer(server, 1, "--clients", 8, "--duration", args.step, "--requests", 5000)["requests_per_second"]
-    steps = [at_rate(server, roughly * share, args.step, 2 + i) for i, share in enumerate(STEPS)]
     goodput = lambda f: f["goodput"]["tokens_per_second"]
-    peak = at_rate(server, max(steps, key=goodput)["rate"], args.seconds, 20)
+    steps = []
+    # Over the peak when two in a row are worse than what was there.
+    while len(steps) < 3 or max(map(goodput, steps[-2:])) >= max(map(goodput, steps[:-2])):
+        steps.append(at_rate(server, roughly / 2 * 1.25 ** len(steps), args.step, 2 + len(steps)))
+    peak = at_rate(server, max(steps, key=goodput)["rate"], args.seconds, len(steps) + 2)
     capacity = max(f["requests_per_second"] for f in [*steps, peak])
     before, most, over = server.rss(), [], threading.Event()
     watch = threading.Thread(target=most_memory, args=(server, over, most))
     watch.start()
-    crowd = at_rate(server, args.times * capacity, args.seconds, 21)
+    crowd = at_rate(server, args.times * capacity, args.seconds, len(steps) + 3)
     over.set()
     watch.join()
     time.sleep(2)

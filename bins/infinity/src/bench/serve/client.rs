@@ -19,6 +19,9 @@ use super::target::{self, Target, Transport};
 /// Seconds before a refused request is sent again, where the server does not say.
 const DEFAULT_RETRY_AFTER: f64 = 1.0;
 
+/// In which a client that goes away at once has connected and sent its request.
+const TIME_TO_SEND: Duration = Duration::from_millis(50);
+
 /// Sends requests of one kind to one server.
 pub(super) struct Client<'a> {
     pub(super) target: &'a Target,
@@ -34,7 +37,7 @@ pub(super) struct Live {
     pub(super) running: Cell<usize>,
     pub(super) most_running: Cell<usize>,
     pub(super) ended: Cell<usize>,
-    pub(super) incomplete: Cell<usize>,
+    pub(super) unwanted: Cell<usize>,
 }
 
 impl Live {
@@ -43,10 +46,10 @@ impl Live {
         self.most_running.set(self.most_running.get().max(self.running.get()));
     }
 
-    fn end(&self, complete: bool) {
+    fn end(&self, ending: &Ending) {
         self.running.update(|n| n - 1);
         self.ended.update(|n| n + 1);
-        self.incomplete.update(|n| n + usize::from(!complete));
+        self.unwanted.update(|n| n + usize::from(!ending.is_wanted()));
     }
 }
 
@@ -63,6 +66,9 @@ pub(super) struct Planned {
     pub(super) text: u64,
     /// Says which words the prefix has.
     pub(super) prefix: u64,
+    /// Chunks with text after which the client goes away, if it does: 0 is as soon as it has sent
+    /// the request.
+    pub(super) cancel_after: Option<usize>,
 }
 
 impl Client<'_> {
@@ -78,12 +84,12 @@ impl Client<'_> {
         let body = self.body(&planned);
         let since = |instant: Instant| instant.duration_since(began).as_secs_f64();
         let mut received = Received::default();
-        let mut retries = 0;
+        let (mut retries, cancel_after) = (0, planned.cancel_after);
         let sent = Instant::now();
         self.live.begin();
         let attempts = async {
             loop {
-                let (ending, retry_after) = self.attempt(&body, &mut received).await;
+                let (ending, retry_after) = self.attempt(&body, cancel_after, &mut received).await;
                 if !ending.is_refusal() || retries == self.options.retries {
                     return ending;
                 }
@@ -91,10 +97,13 @@ impl Client<'_> {
                 sleep(Duration::from_secs_f64(retry_after)).await;
             }
         };
-        let deadline = sent + Duration::from_secs_f64(self.options.timeout);
-        let ending = timeout_at(deadline, attempts).await.unwrap_or(Ending::TimedOut);
+        let (patience, impatient) = match cancel_after {
+            Some(0) => (TIME_TO_SEND, Ending::Cancelled),
+            _ => (Duration::from_secs_f64(self.options.timeout), Ending::TimedOut),
+        };
+        let ending = timeout_at(sent + patience, attempts).await.unwrap_or(impatient);
         let ended = Instant::now();
-        self.live.end(ending == Ending::Complete);
+        self.live.end(&ending);
         let usage = received.usage;
         Record {
             request: number,
@@ -113,7 +122,12 @@ impl Client<'_> {
     }
 
     /// Sends it once. The seconds are those after which a refused one may come again.
-    async fn attempt(&self, body: &str, received: &mut Received) -> (Ending, f64) {
+    async fn attempt(
+        &self,
+        body: &str,
+        cancel_after: Option<usize>,
+        received: &mut Received,
+    ) -> (Ending, f64) {
         let path = path(self.options.endpoint);
         let no_answer = |e: Transport| (Ending::NoAnswer { message: e.to_string() }, 0.0);
         let response = match self.target.send(Method::POST, path, body.to_owned()).await {
@@ -122,11 +136,9 @@ impl Client<'_> {
         };
         let status = response.status().as_u16();
         if status == 200 {
-            let ending = match received.read(response.into_body()).await {
-                Ok(()) => Ending::Complete,
-                Err(e) => Ending::Broken { message: Broken::to_string(&e) },
-            };
-            return (ending, 0.0);
+            let broken = |e: Broken| Ending::Broken { message: e.to_string() };
+            let read = received.read(response.into_body(), cancel_after).await;
+            return (read.unwrap_or_else(broken), 0.0);
         }
         let header = response.headers().get(RETRY_AFTER);
         let seconds = header.and_then(|value| value.to_str().ok()?.trim().parse::<u32>().ok());

@@ -32,10 +32,13 @@ pub(super) fn plan(
     number: usize,
     trace: &[Request],
 ) -> Vec<Planned> {
-    // Streams of the generator: the load in the upper half, texts odd and prefixes even below.
+    // Streams of the generator: the load in the upper half, texts odd and prefixes even below; who
+    // goes away is in those whose upper half is 0, so that the rest does not depend on it.
     let base = (number as u64 + 1) << 32;
     let mut rng = ChaCha8Rng::seed_from_u64(options.seed);
     rng.set_stream(u64::MAX - number as u64);
+    let mut leaving = ChaCha8Rng::seed_from_u64(options.seed);
+    leaving.set_stream(number as u64);
     // Clients come when they are free, whatever the trace says.
     let closed = matches!(load, Load::Closed { .. });
     let until = if closed { Duration::MAX } else { options.duration() };
@@ -48,9 +51,19 @@ pub(super) fn plan(
             output: request.output,
             text: own + 1,
             prefix: if shares { base } else { own },
+            cancel_after: cancel_after(&mut leaving, options.cancel_fraction, request.output),
         }
     };
     trace.iter().enumerate().map(planned).take_while(|p| p.at < until).collect()
+}
+
+/// Where in an answer of `output` tokens its client goes away, if it is one of those who do. A quarter
+/// of them do not wait for the first token.
+fn cancel_after(rng: &mut ChaCha8Rng, fraction: f64, output: usize) -> Option<usize> {
+    let leaves = rng.random_bool(fraction);
+    let waits = rng.random_bool(0.75);
+    let chunk = rng.random_range(1..output.max(2));
+    leaves.then_some(if waits { chunk } else { 0 })
 }
 
 /// Sends what is planned; the records come back in the order of sending.

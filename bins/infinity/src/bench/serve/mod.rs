@@ -96,6 +96,7 @@ async fn measure(options: &Options) -> Result<(Report, Vec<Vec<Record>>)> {
         shared_prefix: options.shared_prefix,
         shared_fraction: options.shared_fraction,
         ignore_eos: !options.no_ignore_eos,
+        cancel_fraction: options.cancel_fraction,
         seed: options.seed,
         calibration,
         slo: options.slo(),
@@ -171,8 +172,8 @@ async fn show(bar: &ProgressBar, load: Load, live: &Live) -> std::convert::Infal
     loop {
         tick.tick().await;
         bar.set_position(live.ended.get() as u64);
-        let (running, incomplete) = (live.running.get(), live.incomplete.get());
-        bar.set_message(format!("{load}: {running} running, {incomplete} failed or refused"));
+        let (running, unwanted) = (live.running.get(), live.unwanted.get());
+        bar.set_message(format!("{load}: {running} running, {unwanted} failed or refused"));
     }
 }
 

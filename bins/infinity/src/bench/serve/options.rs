@@ -89,6 +89,9 @@ pub(crate) struct Options {
     /// Goodput: seconds a token after the first, on average (default: any)
     #[arg(long, value_name = "S", requires = "serve")]
     pub(super) tpot: Option<f64>,
+    /// The share of requests whose client goes away at a random point of the answer
+    #[arg(long, default_value_t = 0.0, value_name = "P", requires = "serve")]
+    pub(super) cancel_fraction: f64,
     /// Write what happened to each request, as JSON lines
     #[arg(long, value_name = "OUT.jsonl", requires = "serve")]
     pub(super) records: Option<PathBuf>,
@@ -161,8 +164,12 @@ impl Options {
             (1..=MAX_REQUESTS).contains(&requests),
             "--requests {requests}: from 1 to {MAX_REQUESTS}"
         );
-        let fraction = self.shared_fraction;
-        ensure!((0.0..=1.0).contains(&fraction), "--shared-fraction {fraction}: from 0 to 1");
+        for (name, fraction) in [
+            ("--shared-fraction", self.shared_fraction),
+            ("--cancel-fraction", self.cancel_fraction),
+        ] {
+            ensure!((0.0..=1.0).contains(&fraction), "{name} {fraction}: from 0 to 1");
+        }
         let shared = self.shared_prefix;
         ensure!(shared <= MAX_LENGTH, "--shared-prefix {shared}: at most {MAX_LENGTH}");
         let t = self.temperature;

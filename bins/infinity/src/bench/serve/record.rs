@@ -35,6 +35,8 @@ pub(super) enum Ending {
     },
     /// `--timeout` was over.
     TimedOut,
+    /// The client went away, as `--cancel-fraction` has it.
+    Cancelled,
 }
 
 impl Ending {
@@ -46,6 +48,7 @@ impl Ending {
             Ending::NoAnswer { .. } => "no answer".to_owned(),
             Ending::Broken { .. } => "broken stream".to_owned(),
             Ending::TimedOut => "timed out".to_owned(),
+            Ending::Cancelled => "cancelled".to_owned(),
         }
     }
 
@@ -54,13 +57,18 @@ impl Ending {
         matches!(self, Ending::Status { status: 429 | 503, .. })
     }
 
+    /// Whether it is as the client wanted it: whole, or cut off by itself.
+    pub(super) fn is_wanted(&self) -> bool {
+        matches!(self, Ending::Complete | Ending::Cancelled)
+    }
+
     /// An example of what went wrong.
     pub(super) fn message(&self) -> Option<&str> {
         match self {
             Ending::Status { message, .. }
             | Ending::NoAnswer { message }
             | Ending::Broken { message } => Some(message),
-            Ending::Complete | Ending::TimedOut => None,
+            Ending::Complete | Ending::TimedOut | Ending::Cancelled => None,
         }
     }
 }

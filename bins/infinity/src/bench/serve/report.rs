@@ -20,6 +20,7 @@ pub(super) struct Report {
     pub(super) shared_prefix: usize,
     pub(super) shared_fraction: f64,
     pub(super) ignore_eos: bool,
+    pub(super) cancel_fraction: f64,
     pub(super) seed: u64,
     pub(super) calibration: Calibration,
     pub(super) slo: Slo,
@@ -39,7 +40,9 @@ pub(super) struct Figures {
     pub(super) refused: usize,
     /// Refusals with a Retry-After.
     pub(super) refused_with_retry_after: usize,
-    /// All that are not complete, by how they ended.
+    /// Those whose client went away. They are neither failures nor part of any figure below.
+    pub(super) cancelled: usize,
+    /// All others that are not complete, by how they ended.
     pub(super) incomplete: BTreeMap<String, Incomplete>,
     /// How often requests were sent again.
     pub(super) retries: usize,
@@ -90,7 +93,7 @@ pub(super) struct Incomplete {
 #[derive(Debug, Serialize)]
 pub(super) struct Goodput {
     pub(super) requests: usize,
-    /// Of all that were sent.
+    /// Of all whose client stayed.
     pub(super) share: f64,
     pub(super) requests_per_second: f64,
     /// Output tokens a second.
@@ -132,13 +135,15 @@ impl Figures {
         let refused = || records.iter().filter(|r| r.ending.is_refusal());
         let good: Vec<&Record> = records.iter().filter(|r| r.meets(slo)).collect();
         let mut incomplete = BTreeMap::new();
-        for record in records.iter().filter(|r| r.ending != Ending::Complete) {
+        for record in records.iter().filter(|r| !r.ending.is_wanted()) {
             let kind = incomplete.entry(record.ending.kind()).or_insert_with(|| Incomplete {
                 requests: 0,
                 example: record.ending.message().map(str::to_owned),
             });
             kind.requests += 1;
         }
+        let cancelled = records.iter().filter(|r| r.ending == Ending::Cancelled).count();
+        let stayed = records.len() - cancelled;
         let seconds = records.iter().map(|r| r.ended).fold(0.0, f64::max);
         let a_second = |n: u64| if seconds > 0.0 { n as f64 / seconds } else { 0.0 };
         let sum = |of: &[&Record], f: fn(&Record) -> u64| of.iter().map(|r| f(r)).sum::<u64>();
@@ -159,6 +164,7 @@ impl Figures {
             refused_with_retry_after: refused()
                 .filter(|r| matches!(r.ending, Ending::Status { retry_after: true, .. }))
                 .count(),
+            cancelled,
             incomplete,
             retries: records.iter().map(|r| r.retries).sum(),
             most_running,
@@ -179,7 +185,7 @@ impl Figures {
             lateness: Spread::of(records.iter().map(|r| r.sent - r.due)),
             goodput: Goodput {
                 requests: good.len(),
-                share: good.len() as f64 / records.len().max(1) as f64,
+                share: good.len() as f64 / stayed.max(1) as f64,
                 requests_per_second: a_second(good.len() as u64),
                 tokens_per_second: a_second(sum(&good, Record::tokens)),
             },
@@ -211,6 +217,9 @@ impl fmt::Display for Report {
             let Report { shared_prefix, shared_fraction, .. } = self;
             write!(f, ", behind {shared_prefix} that {:.0} % share", shared_fraction * 100.0)?;
         }
+        if self.cancel_fraction > 0.0 {
+            write!(f, "; {:.0} % of the clients go away", self.cancel_fraction * 100.0)?;
+        }
         let eos = if self.ignore_eos { "ignored" } else { "obeyed" };
         writeln!(f, "; end of text {eos}; seed {}", self.seed)?;
         let from_server = self.loads.iter().all(|l| l.counted_by_server);
@@ -240,7 +249,10 @@ impl Report {
         row(f, "  complete", &|l| l.complete.to_string())?;
         row(f, "  refused (429, 503)", &|l| l.refused.to_string())?;
         row(f, "    with Retry-After", &|l| l.refused_with_retry_after.to_string())?;
-        row(f, "  failed", &|l| (l.requests - l.complete - l.refused).to_string())?;
+        if self.cancel_fraction > 0.0 {
+            row(f, "  cancelled by the client", &|l| l.cancelled.to_string())?;
+        }
+        row(f, "  failed", &|l| (l.requests - l.complete - l.refused - l.cancelled).to_string())?;
         row(f, "most at a time", &|l| l.most_running.to_string())?;
         row(f, "seconds", &|l| format!("{:.1}", l.seconds))?;
         row(f, "requests/s", &|l| format!("{:.2}", l.requests_per_second))?;

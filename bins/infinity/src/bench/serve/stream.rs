@@ -10,6 +10,7 @@ use serde::de::IgnoredAny;
 use serde_json::Value;
 use tokio::time::Instant;
 
+use super::record::Ending;
 use super::target::{self, Transport};
 
 /// Bytes that an event may have.
@@ -112,13 +113,22 @@ impl Choice {
 }
 
 impl Received {
-    /// Reads a stream of server-sent events to its end.
+    /// Reads a stream of server-sent events to its end, or until so many chunks with text have come:
+    /// then the connection is closed.
     ///
     /// # Errors
     /// [`Broken`]; what came before stays in `self`.
-    pub(super) async fn read(&mut self, mut body: Incoming) -> Result<(), Broken> {
+    pub(super) async fn read(
+        &mut self,
+        mut body: Incoming,
+        cancel_after: Option<usize>,
+    ) -> Result<Ending, Broken> {
         let mut events = SseReader::with_limit(MAX_EVENT);
-        while let Some(bytes) = target::next_bytes(&mut body).await? {
+        loop {
+            if !self.finished && cancel_after.is_some_and(|n| self.chunks.len() >= n) {
+                return Ok(Ending::Cancelled);
+            }
+            let Some(bytes) = target::next_bytes(&mut body).await? else { break };
             let now = Instant::now();
             for event in events.push(&bytes)? {
                 if event.is_done() {
@@ -128,7 +138,7 @@ impl Received {
                 }
             }
         }
-        if self.finished { Ok(()) } else { Err(Broken::CutOff) }
+        if self.finished { Ok(Ending::Complete) } else { Err(Broken::CutOff) }
     }
 
     fn chunk(&mut self, chunk: Chunk, now: Instant) -> Result<(), Broken> {

@@ -263,6 +263,35 @@ async fn each_way_to_fail_is_counted() {
 }
 
 #[tokio::test]
+async fn clients_that_go_away_are_counted_apart() {
+    let (url, bodies) = server(|_| Act::Answer).await;
+    let more = "--clients 4 --requests 40 --output-tokens 5 --cancel-fraction 0.5";
+    let (report, records) = measure(&url, more).await;
+    let figures = &report.loads[0];
+    let left: Vec<&Record> = records[0].iter().filter(|r| r.ending == Ending::Cancelled).collect();
+    assert_eq!((figures.cancelled, figures.complete), (left.len(), 40 - left.len()));
+    // Of 40 with probability a half: five standard deviations are 16.
+    assert!((4..=36).contains(&left.len()), "{}", left.len());
+    assert!(figures.incomplete.is_empty(), "{:?}", figures.incomplete);
+    assert_eq!((figures.goodput.share, figures.tokens_per_chunk), (1.0, 2.0));
+    // Some at once, some amid the answer, none at its end.
+    assert!(left.iter().all(|r| r.chunks.len() < CHUNKS && r.output_tokens.is_none()));
+    assert!(left.iter().any(|r| r.chunks.is_empty()) && left.iter().any(|r| r.chunks.len() > 1));
+    assert!(report.to_string().contains("; 50 % of the clients go away; end of text ignored"));
+    // The same ones next time, and what is asked does not depend on who goes away.
+    let again = measure(&url, more).await.1;
+    let ended = |records: &[Record]| records.iter().map(|r| r.ending.clone()).collect::<Vec<_>>();
+    assert_eq!(ended(&records[0]), ended(&again[0]));
+    measure(&url, "--clients 4 --requests 40 --output-tokens 5").await;
+    let bodies = bodies.lock().unwrap();
+    let mut prompts: Vec<String> = bodies.iter().map(|b| b["prompt"].to_string()).collect();
+    assert_eq!(prompts.len(), 120, "a client that goes away at once has sent its request");
+    prompts.sort_unstable();
+    prompts.dedup();
+    assert_eq!(prompts.len(), 40);
+}
+
+#[tokio::test]
 async fn a_refused_request_comes_again_if_asked_to() {
     let (url, bodies) = server(|number| if number < 2 { Act::Refuse } else { Act::Answer }).await;
     let (report, records) = measure(&url, "--requests 1 --retries 3").await;
@@ -379,6 +408,7 @@ fn wrong_options_are_named() {
         ("--duration inf", "--duration inf"),
         ("--timeout 0", "--timeout 0"),
         ("--shared-fraction 1.5", "--shared-fraction 1.5"),
+        ("--cancel-fraction 1.5", "--cancel-fraction 1.5"),
         ("--temperature NaN", "--temperature NaN"),
         ("--tokens-per-word 0", "--tokens-per-word 0"),
         ("--max-model-len 1", "--max-model-len 1"),
