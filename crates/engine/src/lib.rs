@@ -73,7 +73,7 @@ pub use self::error::{EmbedError, GenerationError, StartError, SubmitError};
 pub use self::generation::Generation;
 use self::load::{Load, QueueLimits, Weight};
 pub use self::models::{ModelSpec, Models, ModelsError};
-pub use self::observer::{Observer, RequestTimes};
+pub use self::observer::{Observer, RequestEnd, RequestObserver, RequestTimes};
 pub use self::pace::{MAX_GAP, STRETCH};
 pub use self::request::{
     Event, FinishReason, GenerationRequest, Search, StopCause, StopConditions, Tenant, TokenInfo,
@@ -369,6 +369,7 @@ impl Engine {
         pooling: Option<Pooling>,
     ) -> Result<Vec<Vec<f32>>, EmbedError> {
         let shared = &self.inner.shared;
+        let _embedding = shared.load.embedding();
         if shared.draining.load(Ordering::Acquire) {
             return Err(EmbedError::Stopped);
         }
@@ -408,9 +409,14 @@ impl Engine {
         self.inner.shared.load.counts()
     }
 
-    /// Whether anybody else holds a handle, or a request runs or waits.
+    /// Whether no request runs or waits, and no text is embedded.
+    pub fn is_idle(&self) -> bool {
+        self.inner.shared.load.is_idle()
+    }
+
+    /// Whether anybody else holds a handle, or it is not idle.
     pub fn in_use(&self) -> bool {
-        Arc::strong_count(&self.inner) > 1 || self.counts() != (0, 0)
+        Arc::strong_count(&self.inner) > 1 || !self.is_idle()
     }
 
     /// When a client who is refused may try again.

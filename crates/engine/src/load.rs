@@ -30,6 +30,8 @@ struct State {
     /// Requests begun and not ended, and their sequences.
     running: usize,
     running_sequences: usize,
+    /// Calls that wait for vectors of texts.
+    embedding: usize,
     /// Seconds from a request's beginning to its end: a running mean.
     service: Option<f64>,
     /// Seconds a prompt's row takes, decoding beside it included: a running mean.
@@ -115,9 +117,30 @@ impl Load {
         (s.waiting, s.running)
     }
 
+    /// Counts a call that waits for vectors, until what comes back is dropped.
+    pub(crate) fn embedding(&self) -> Embedding<'_> {
+        self.state().embedding += 1;
+        Embedding(self)
+    }
+
+    /// Whether nobody waits for anything.
+    pub(crate) fn is_idle(&self) -> bool {
+        let s = self.state();
+        (s.waiting, s.running, s.embedding) == (0, 0, 0)
+    }
+
     /// When somebody who is refused for another reason may try again.
     pub(crate) fn retry_after(&self) -> Duration {
         Duration::from_secs_f64(self.state().service.unwrap_or(1.0).clamp(1.0, 60.0).ceil())
+    }
+}
+
+/// A call that waits for vectors; one that is given up is dropped.
+pub(crate) struct Embedding<'a>(&'a Load);
+
+impl Drop for Embedding<'_> {
+    fn drop(&mut self) {
+        self.0.state().embedding -= 1;
     }
 }
 

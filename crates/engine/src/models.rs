@@ -205,7 +205,7 @@ impl Models {
         let engines = self.loaded();
         engines.iter().for_each(Engine::drain);
         let all_done = async {
-            while engines.iter().any(|e| e.counts() != (0, 0)) {
+            while !engines.iter().all(Engine::is_idle) {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
         };

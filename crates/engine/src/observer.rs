@@ -1,6 +1,8 @@
-//! Who watches an engine, to measure it.
+//! Who watches an engine, to measure it, and who follows one request of it.
 
 use std::time::Duration;
+
+use crate::{GenerationError, Usage};
 
 /// Hears what an engine does, on the engine's thread: so quickly, please. Every method does nothing
 /// unless it is written otherwise.
@@ -34,6 +36,28 @@ pub trait Observer: Send + Sync {
 
     /// A request of a tenant is over that had so many tokens.
     fn tenant(&self, tenant: &str, prompt: usize, generated: usize) {}
+}
+
+/// Hears how one request ended ([`GenerationRequest::observer`]), on the engine's thread: so quickly,
+/// please.
+///
+/// [`GenerationRequest::observer`]: crate::GenerationRequest::observer
+pub trait RequestObserver: Send + Sync + std::fmt::Debug {
+    /// The request is over, in whatever way; told once of a request that the engine took.
+    fn finished(&self, end: RequestEnd<'_>);
+}
+
+/// How a request ended.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestEnd<'a> {
+    /// `stop`, `length` or `abort`.
+    pub reason: &'static str,
+    /// Why it failed, if it did; a request that was cancelled has not failed.
+    pub error: Option<&'a GenerationError>,
+    /// How long it took.
+    pub times: RequestTimes,
+    /// What it cost.
+    pub usage: Usage,
 }
 
 /// How long a request took.

@@ -5,6 +5,8 @@ use std::sync::Arc;
 use constrain::Constraint;
 use sampling::{SamplingParams, TokenLogprob};
 
+use crate::RequestObserver;
+
 /// Who sent a request, for fairness and accounting.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Tenant(pub Arc<str>);
@@ -38,6 +40,8 @@ pub struct GenerationRequest {
     pub cache_salt: Option<String>,
     /// Whether special tokens are left out of the text.
     pub skip_special_tokens: bool,
+    /// Who is told how it ended.
+    pub observer: Option<Arc<dyn RequestObserver>>,
 }
 
 impl GenerationRequest {
@@ -57,6 +61,7 @@ impl GenerationRequest {
             tenant: Tenant::default(),
             cache_salt: None,
             skip_special_tokens: true,
+            observer: None,
         }
     }
 }

@@ -160,7 +160,7 @@ impl Worker<'_> {
     fn done_if_complete(&mut self, id: RequestId) -> Result<(), GenerationError> {
         let complete = self.requests.get(&id).is_some_and(|a| a.growing.is_empty());
         if complete && let Some(mut active) = self.requests.remove(&id) {
-            count_end(self.shared, &active, true);
+            count_end(self.shared, &active, Ok(()));
             let told = active.done();
             self.scheduler.cancel(id);
             if let Err(error) = told {

@@ -20,7 +20,7 @@ use crate::pace::Pace;
 use crate::request::Event;
 use crate::snapshot::Snapshot;
 use crate::view::{self, Totals};
-use crate::{GenerationError, Shared};
+use crate::{GenerationError, RequestEnd, Shared};
 
 /// How long the thread sleeps when nothing can be computed.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -134,8 +134,9 @@ impl<'m> Worker<'m> {
         });
         self.requests.extend(queued);
         for (_, active) in self.requests.drain() {
-            count_end(self.shared, &active, false);
-            active.fail(GenerationError::ShutDown);
+            let error = GenerationError::ShutDown;
+            count_end(self.shared, &active, Err(Some(&error)));
+            active.fail(error);
         }
     }
 
@@ -169,8 +170,9 @@ impl<'m> Worker<'m> {
             Ok(()) => drop(self.requests.insert(id, active)),
             Err(refusal) => {
                 // The handle looks at all this before; it is here for when the two disagree.
-                count_end(self.shared, &active, false);
-                active.fail(GenerationError::Refused(refusal));
+                let error = GenerationError::Refused(refusal);
+                count_end(self.shared, &active, Err(Some(&error)));
+                active.fail(error);
             }
         }
     }
@@ -179,7 +181,7 @@ impl<'m> Worker<'m> {
     pub(crate) fn end(&mut self, id: RequestId, error: Option<GenerationError>) {
         let Some(active) = self.requests.remove(&id) else { return };
         self.scheduler.cancel(id);
-        count_end(self.shared, &active, false);
+        count_end(self.shared, &active, Err(error.as_ref()));
         if let Some(error) = error {
             tracing::debug!(request = id.0, %error, "request failed");
             active.fail(error);
@@ -335,9 +337,14 @@ pub(crate) fn embed_only(model: &Model, commands: &Receiver<Command>) {
     }
 }
 
-/// Takes a request out of the counts of those waiting or running, and tells how it went.
-pub(crate) fn count_end(shared: &Shared, active: &Active<'_>, served: bool) {
-    let times = active.times();
+/// Takes a request out of the counts of those waiting or running, and tells how it went: to its end,
+/// cancelled (`Err(None)`), or failed.
+pub(crate) fn count_end(
+    shared: &Shared,
+    active: &Active<'_>,
+    end: Result<(), Option<&GenerationError>>,
+) {
+    let (times, served) = (active.times(), end.is_ok());
     match active.began {
         None => shared.load.left_queue(active.weight, false),
         Some(began) => shared.load.ended(active.weight, began, served),
@@ -347,16 +354,21 @@ pub(crate) fn count_end(shared: &Shared, active: &Active<'_>, served: bool) {
         true => "length",
         false => "stop",
     };
-    let (prompt, generated) = (active.usage.prompt_tokens, active.usage.completion_tokens);
+    let usage = active.usage;
+    let (prompt, generated) = (usage.prompt_tokens, usage.completion_tokens);
     shared.observer.finished(reason, times, prompt, generated);
     shared.observer.tenant(&active.request.tenant.0, prompt, generated);
+    if let Some(observer) = &active.request.observer {
+        let error = end.err().flatten();
+        observer.finished(RequestEnd { reason, error, times, usage });
+    }
 }
 
 /// What a worker that is no more leaves behind: its requests have not ended, and are counted.
 impl Drop for Worker<'_> {
     fn drop(&mut self) {
         for active in self.requests.values() {
-            count_end(self.shared, active, false);
+            count_end(self.shared, active, Err(Some(&GenerationError::WorkerPanicked)));
         }
     }
 }
