@@ -97,6 +97,8 @@ impl<'m> Worker<'m> {
     pub(crate) fn run(&mut self, commands: &Receiver<Command>) {
         loop {
             if self.scheduler.is_idle() && self.embedder.is_idle() {
+                // After the last request was cancelled there was no step that would have told.
+                self.tell_load();
                 match commands.recv() {
                     Ok(Command::Stop) | Err(_) => return self.stop(commands),
                     Ok(command) => self.handle(command),
@@ -256,8 +258,13 @@ impl<'m> Worker<'m> {
     }
 
     fn observe(&self, prompt_rows: usize, generated: u64) {
+        self.shared.observer.step(self.batch.len(), prompt_rows, generated as usize);
+        self.tell_load();
+    }
+
+    /// Who is there, and what they hold.
+    fn tell_load(&self) {
         let (observer, pool) = (&self.shared.observer, self.scheduler.kv().pool());
-        observer.step(self.batch.len(), prompt_rows, generated as usize);
         observer.cache_usage(pool.used() as f64 / pool.total().max(1) as f64);
         let (waiting, running) = self.shared.load.counts();
         observer.requests(running, waiting);

@@ -3,10 +3,15 @@
 
 mod common;
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use common::{blocks, collect, engine, engine_of, greedy, idle, prompts, run, run_all};
-use engine::{EngineConfig, FinishReason, GenerationError, Search, StopCause, SubmitError};
+use common::{
+    blocks, collect, engine, engine_observed, engine_of, greedy, idle, prompts, run, run_all,
+};
+use engine::{
+    EngineConfig, FinishReason, GenerationError, Observer, Search, StopCause, SubmitError,
+};
 use paged_kv::{EvictionPolicy, KvCacheConfig};
 use scheduler::Preemption;
 
@@ -351,6 +356,41 @@ async fn blocks_are_back_when_a_reader_is_gone() {
     let in_prompt = engine.submit(greedy(&engine, &"O, my lord ".repeat(80), 20)).unwrap();
     drop(in_prompt);
     idle(&engine).await;
+}
+
+/// The load that was told of last: requests that run and wait, and the share of blocks in use.
+#[derive(Default)]
+struct Watch(Mutex<(usize, usize, f64)>);
+
+impl Observer for Watch {
+    fn requests(&self, running: usize, waiting: usize) {
+        let mut load = self.0.lock().unwrap();
+        (load.0, load.1) = (running, waiting);
+    }
+
+    fn cache_usage(&self, share: f64) {
+        self.0.lock().unwrap().2 = share;
+    }
+}
+
+#[tokio::test]
+async fn who_watches_is_told_when_the_last_request_is_cancelled() {
+    let watch = Arc::new(Watch::default());
+    let engine = engine_observed(blocks(256, 16), watch.clone());
+    let mut running = engine.submit(greedy(&engine, "O", 200)).unwrap();
+    while !matches!(running.next().await, Some(engine::Event::Delta { .. })) {}
+    // A second token: the step of the first has been told of.
+    while !matches!(running.next().await, Some(engine::Event::Delta { .. })) {}
+    assert!(matches!(*watch.0.lock().unwrap(), (1, 0, share) if share > 0.0));
+    drop(running);
+    idle(&engine).await;
+    for _ in 0..100 {
+        if *watch.0.lock().unwrap() == (0, 0, 0.0) {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("running, waiting, usage: {:?}", watch.0.lock().unwrap());
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use engine::{
     Engine, EngineConfig, Event, FinishReason, Generation, GenerationError, GenerationRequest,
-    StopCause, StopConditions, TokenInfo, Usage,
+    Observer, StopCause, StopConditions, TokenInfo, Usage,
 };
 use model::Model;
 use paged_kv::KvCacheConfig;
@@ -22,10 +22,19 @@ pub(crate) fn engine(config: EngineConfig) -> Engine {
 }
 
 pub(crate) fn engine_of(path: PathBuf, config: EngineConfig) -> Engine {
+    let (model, tokenizer) = open(path);
+    Engine::start("bard", model, tokenizer, config).unwrap()
+}
+
+pub(crate) fn engine_observed(config: EngineConfig, observer: Arc<dyn Observer>) -> Engine {
+    let (model, tokenizer) = open(bard());
+    Engine::start_observed("bard", model, tokenizer, config, observer).unwrap()
+}
+
+fn open(path: PathBuf) -> (Model, Arc<Tokenizer>) {
     let model = Model::open_with(&path, Compute::cpu().with_threads(2), model::Repack::Never);
     // Of models that have none, words do not matter.
-    let tokenizer = Arc::new(Tokenizer::from_path(bard()).unwrap());
-    Engine::start("bard", model.unwrap(), tokenizer, config).unwrap()
+    (model.unwrap(), Arc::new(Tokenizer::from_path(bard()).unwrap()))
 }
 
 /// The default with so many blocks of so many positions.
