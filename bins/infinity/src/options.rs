@@ -1,6 +1,6 @@
 //! Options that several commands share.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use model::Repack;
@@ -38,7 +38,8 @@ pub(crate) struct Hardware {
     #[arg(long)]
     warm_up: bool,
     /// Show at the end where the time went, by operation, or write it to FILE: .svg as a flame
-    /// graph, else for a trace viewer (chrome://tracing, Perfetto)
+    /// graph, else for a trace viewer (chrome://tracing, Perfetto). Where several models are served,
+    /// each has a file of its own: FILE.NAME.json
     #[arg(long, value_name = "FILE.json|FILE.svg", num_args = 0..=1, require_equals = true)]
     profile: Option<Option<PathBuf>>,
 }
@@ -82,20 +83,60 @@ impl Hardware {
         match &self.profile {
             None => {}
             Some(None) => eprint!("{}", profile.table()),
-            Some(Some(path)) => {
-                let written = match path.extension() {
-                    Some(svg) if svg == "svg" => match flame::svg(&profile.table()) {
-                        Some(svg) => svg,
-                        None => bail!("nothing ran that a profile could show"),
-                    },
-                    _ => profile.chrome_trace(),
-                };
-                files::write_atomically(path, written.as_bytes())
-                    .with_context(|| path.display().to_string())?;
+            Some(Some(path)) => write(profile, path)?,
+        }
+        Ok(())
+    }
+
+    /// The same for several models, each by its name; without those that nobody asked for anything.
+    pub(crate) fn tell_each(&self, profiles: &[(String, Profile)]) -> Result<()> {
+        let mut written = Vec::new();
+        let ran = |profile: &Profile| !profile.table().lines.is_empty();
+        for (name, profile) in profiles.iter().filter(|(_, profile)| ran(profile)) {
+            match &self.profile {
+                None => {}
+                Some(None) => eprint!("{name}:\n{}", profile.table()),
+                Some(Some(path)) => {
+                    let mut nth = 1;
+                    while written.contains(&path_of(path, name, nth)) {
+                        nth += 1;
+                    }
+                    let own = path_of(path, name, nth);
+                    write(profile, &own)?;
+                    written.push(own);
+                }
             }
         }
         Ok(())
     }
+}
+
+fn write(profile: &Profile, path: &Path) -> Result<()> {
+    let written = match path.extension() {
+        Some(svg) if svg == "svg" => match flame::svg(&profile.table()) {
+            Some(svg) => svg,
+            None => bail!("nothing ran that a profile could show"),
+        },
+        _ => profile.chrome_trace(),
+    };
+    files::write_atomically(path, written.as_bytes()).with_context(|| path.display().to_string())
+}
+
+/// The file of a model beside those of others: `trace.NAME.json`, and `trace.NAME.2.json` for one that
+/// was loaded again.
+fn path_of(path: &Path, model: &str, nth: usize) -> PathBuf {
+    let plain = |c: char| if c.is_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    let mut name = path.file_stem().unwrap_or_default().to_os_string();
+    name.push(".");
+    name.push(model.chars().map(plain).collect::<String>());
+    if nth > 1 {
+        name.push(format!(".{nth}"));
+    }
+    if let Some(extension) = path.extension() {
+        name.push(".");
+        name.push(extension);
+    }
+    path.with_file_name(name)
 }
 
 /// How a model is loaded, as the command line says it.
@@ -176,4 +217,18 @@ impl Sampling {
 fn bias(text: &str) -> Result<(u32, f32), String> {
     let parsed = text.split_once('=').and_then(|(id, b)| Some((id.parse().ok()?, b.parse().ok()?)));
     parsed.ok_or_else(|| format!("'{text}': expected ID=BIAS, for example 42=-5"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_model_has_a_file_of_its_own() {
+        let of = |path: &str, model, nth| path_of(Path::new(path), model, nth);
+        assert_eq!(of("a/trace.json", "chat", 1), Path::new("a/trace.chat.json"));
+        assert_eq!(of("a/trace.json", "chat", 2), Path::new("a/trace.chat.2.json"));
+        assert_eq!(of("flame.svg", "Org/Name-1.5", 1), Path::new("flame.Org-Name-1.5.svg"));
+        assert_eq!(of("trace", "../../x", 1), Path::new("trace...-..-x"));
+    }
 }

@@ -1,6 +1,7 @@
 //! `infinity serve MODEL`: the OpenAI API.
 
 mod memory;
+mod traces;
 
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -20,6 +21,7 @@ use tensor::Profile;
 use crate::load;
 use crate::options::Runtime;
 use memory::KvSizes;
+use traces::Traces;
 
 /// Serve models to many users at once, as OpenAI's API.
 #[derive(clap::Args, Clone)]
@@ -45,6 +47,8 @@ pub(crate) struct Args {
     memory: Option<u64>,
     #[command(flatten)]
     network: Network,
+    #[command(flatten)]
+    traces: Traces,
     #[command(flatten)]
     batching: Batching,
     #[command(flatten)]
@@ -183,14 +187,16 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         specs.push(ModelSpec { name, path, bytes });
     }
     let preload = fitting(&specs, budget);
-    let http = HttpConfig { preload, ..http };
+    let http = HttpConfig { preload, tracer: args.traces.tracer()?, ..http };
     let _ = metrics::install();
+    let several = specs.len() > 1;
     let profiles = Arc::new(Mutex::new(Vec::new()));
     let loader = {
         let (args, profiles) = (args.clone(), Arc::clone(&profiles));
         Arc::new(move |spec: &ModelSpec| {
             let (engine, profile) = engine_of(&args, kv, spec)?;
-            profiles.lock().unwrap_or_else(PoisonError::into_inner).push(profile);
+            let named = (spec.name.clone(), profile);
+            profiles.lock().unwrap_or_else(PoisonError::into_inner).push(named);
             Ok(engine)
         })
     };
@@ -206,8 +212,10 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let told = |address: SocketAddr| eprintln!("listening on {scheme}://{address}");
         Ok(http::serve(http, models, told, end).await?)
     });
-    for profile in profiles.lock().unwrap_or_else(PoisonError::into_inner).iter() {
-        args.runtime.hardware.tell(profile)?;
+    let profiles = profiles.lock().unwrap_or_else(PoisonError::into_inner);
+    match &profiles[..] {
+        [(_, profile)] if !several => args.runtime.hardware.tell(profile)?,
+        each => args.runtime.hardware.tell_each(each)?,
     }
     served
 }

@@ -20,6 +20,7 @@ use super::edge::{Caller, RequestId};
 use super::failure::Failure;
 use super::logprobs;
 use super::stream::{Frames, respond};
+use super::trace::Trace;
 use crate::engine::Event;
 
 /// Answers a conversation.
@@ -29,6 +30,7 @@ pub(crate) async fn chat_completions(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Failure> {
+    let trace = Trace::of(&app, &request);
     let body = body::read(request, &app.config).await?;
     let request = ChatRequest::parse(&body, app.config.json)?;
     drop(body);
@@ -38,7 +40,8 @@ pub(crate) async fn chat_completions(
     let tenant = caller.tenant(request.options.user.as_deref());
     let (streams, engine) = (request.options.streams(), served.engine.clone());
     let plan = blocking(move || ChatPlan::new(request, &served, tenant)).await?;
-    let generations = submit(&engine, std::iter::once(plan.request.clone()), "messages")?;
+    let request = trace.begin("chat", &head, plan.request.clone());
+    let generations = submit(&engine, std::iter::once(request), "messages")?;
     drop(engine);
     if streams {
         let frames = ChatFrames::new(head, plan);

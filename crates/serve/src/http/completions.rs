@@ -21,6 +21,7 @@ use super::logprobs::{self, CompletionLists};
 use super::options::generation;
 use super::prompts::{Prompt, gap, prompts};
 use super::stream::{Frames, respond};
+use super::trace::Trace;
 use crate::engine::{Event, GenerationRequest, Tenant, TokenInfo};
 
 /// Continues prompts.
@@ -30,6 +31,7 @@ pub(crate) async fn completions(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<Response, Failure> {
+    let trace = Trace::of(&app, &request);
     let body = body::read(request, &app.config).await?;
     let request = CompletionRequest::parse(&body, app.config.json)?;
     drop(body);
@@ -40,10 +42,10 @@ pub(crate) async fn completions(
     let (streams, most) = (request.options.streams(), app.config.max_prompts);
     let engine = served.engine.clone();
     let plan = blocking(move || Plan::new(request, &served, tenant, most)).await?;
-    let requests = plan
-        .prompts
-        .iter()
-        .map(|prompt| GenerationRequest { prompt: prompt.tokens.clone(), ..plan.base.clone() });
+    let requests = plan.prompts.iter().map(|prompt| {
+        let prompt = prompt.tokens.clone();
+        trace.begin("text_completion", &head, GenerationRequest { prompt, ..plan.base.clone() })
+    });
     let generations = submit(&engine, requests, "prompt")?;
     drop(engine);
     if streams {

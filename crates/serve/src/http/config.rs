@@ -2,9 +2,12 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use openai_api::JsonLimits;
+
+use super::trace::Tracer;
 
 /// How the server listens, whom it lets in, and what a client may cost.
 #[derive(Clone, Debug)]
@@ -41,6 +44,8 @@ pub struct HttpConfig {
     pub health_patience: Duration,
     /// How long requests that run when the server is told to end may go on.
     pub drain_timeout: Duration,
+    /// Who records a span for each request.
+    pub tracer: Option<Arc<dyn Tracer>>,
 }
 
 impl Default for HttpConfig {
@@ -64,6 +69,7 @@ impl Default for HttpConfig {
             keep_alive: Duration::from_secs(15),
             health_patience: Duration::from_secs(10),
             drain_timeout: Duration::from_secs(30),
+            tracer: None,
         }
     }
 }

@@ -46,6 +46,7 @@ mod stream;
 mod tests;
 mod tls;
 mod tokens;
+mod trace;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -56,6 +57,7 @@ use tokio::sync::watch;
 
 pub use self::config::{ApiKey, HttpConfig, Rate, TlsFiles};
 pub use self::tls::TlsError;
+pub use self::trace::{SpanHead, Tracer};
 use crate::metrics;
 use crate::models::{Models, ModelsError};
 use app::App;
@@ -88,6 +90,8 @@ pub enum ServeError {
 
 /// How long connections may take to end after the last answer.
 const CLOSING: Duration = Duration::from_secs(5);
+/// How long spans may take to be delivered after the last connection.
+const DELIVERING: Duration = Duration::from_secs(5);
 /// How often recorded times are moved into their histograms.
 const UPKEEP: Duration = Duration::from_secs(5);
 
@@ -141,7 +145,18 @@ pub async fn serve(
         }
         ended
     });
+    deliver(&app).await;
     ended
+}
+
+/// Delivers the spans that wait, on a thread that may block.
+async fn deliver(app: &App) {
+    if let Some(tracer) = app.config.tracer.clone() {
+        let delivered = tokio::task::spawn_blocking(move || tracer.shutdown(DELIVERING));
+        if let Err(error) = delivered.await {
+            tracing::error!(%error, "the tracer panicked");
+        }
+    }
 }
 
 async fn preload(app: &App) -> Result<(), ServeError> {

@@ -20,6 +20,7 @@ use super::edge::{Caller, RequestId, new_id};
 use super::failure::Failure;
 use super::logprobs;
 use super::stream::{Frames, respond};
+use super::trace::Trace;
 use crate::engine::{Event, TokenInfo};
 
 /// Answers a conversation.
@@ -29,16 +30,18 @@ pub(crate) async fn responses(
     Extension(caller): Extension<Caller>,
     request: Request,
 ) -> Result<HttpResponse, Failure> {
+    let trace = Trace::of(&app, &request);
     let body = body::read(request, &app.config).await?;
     let request = ResponsesRequest::parse(&body, app.config.json)?;
     drop(body);
     let served = app.served(Some(&request.chat.model)).await?;
     let head = Head::new("resp", &id.0, &served);
-    let response = Response::begin(&request, head.id, head.created);
+    let response = Response::begin(&request, head.id.clone(), head.created);
     let (streams, engine) = (request.chat.options.streams(), served.engine.clone());
     let tenant = caller.tenant(request.chat.options.user.as_deref());
     let plan = blocking(move || ChatPlan::new(request.chat, &served, tenant)).await?;
-    let generations = submit(&engine, std::iter::once(plan.request.clone()), "input")?;
+    let request = trace.begin("chat", &head, plan.request.clone());
+    let generations = submit(&engine, std::iter::once(request), "input")?;
     drop(engine);
     let mut writer = Writer::new(response, plan);
     if streams {

@@ -1,4 +1,6 @@
+use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -13,10 +15,10 @@ use serde_json::json;
 use tower::ServiceExt as _;
 
 use super::{Answer, app_of, bard, get, post, send, server, start};
-use crate::engine::EngineConfig;
+use crate::engine::{EngineConfig, RequestObserver};
 use crate::http::edge::around;
 use crate::http::router::router;
-use crate::http::{ApiKey, HttpConfig, Rate};
+use crate::http::{ApiKey, HttpConfig, Rate, SpanHead, Tracer, serve};
 
 async fn keyed(router: &Router, path: &str, key: Option<&str>) -> Answer {
     let mut request = Request::get(path);
@@ -157,6 +159,32 @@ async fn draining_refuses_requests_and_lets_the_others_end() {
     let text = axum::body::to_bytes(running.into_body(), usize::MAX).await.unwrap();
     assert!(text.ends_with(b"data: [DONE]\n\n"));
     assert!(drained.await.unwrap());
+}
+
+/// Remembers that it was told of the end.
+#[derive(Debug, Default)]
+struct Told(AtomicBool);
+
+impl Tracer for Told {
+    fn begin(&self, _: &SpanHead<'_>) -> Arc<dyn RequestObserver> {
+        unreachable!("nobody asks")
+    }
+
+    fn shutdown(&self, patience: Duration) {
+        assert!(patience < Duration::from_secs(30), "an end has a bound");
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[tokio::test]
+async fn spans_are_delivered_when_the_server_ends() {
+    let told = Arc::new(Told::default());
+    let models = Arc::clone(&app_of(bard(), HttpConfig::default()).models);
+    let tracer: Option<Arc<dyn Tracer>> = Some(Arc::clone(&told) as _);
+    let address = SocketAddr::from(([127, 0, 0, 1], 0));
+    let config = HttpConfig { address, tracer, ..HttpConfig::default() };
+    serve(config, models, |_| {}, std::future::ready(())).await.unwrap();
+    assert!(told.0.load(Ordering::Relaxed));
 }
 
 #[tokio::test]

@@ -3,6 +3,8 @@
 mod chat;
 mod completions;
 mod edge;
+#[cfg(feature = "otel")]
+mod otel;
 mod refusals;
 
 use std::sync::{Arc, OnceLock};
