@@ -200,7 +200,7 @@ async fn a_request_that_fails_says_what_kind_of_failure_it_was() {
     let (endpoint, bodies) = collector().await;
     let engine = start(EngineConfig::default());
     let (server, tracer) = traced(engine.clone(), &endpoint);
-    let body = json!({"model": "bard", "prompt": PROMPT, "max_tokens": 200, "ignore_eos": true});
+    let body = json!({"model": "bard", "prompt": PROMPT, "max_tokens": 900, "ignore_eos": true});
     let (failed, ()) = tokio::join!(post(&server, "/v1/completions", &body), async {
         while engine.is_idle() {
             tokio::time::sleep(Duration::from_millis(1)).await;
