@@ -73,12 +73,14 @@ def capacity(server, options):
 
 
 def sample(server, began):
+    # Before anything is asked, which takes a connection.
+    open_files = server.open_files()
     values = server.metrics()
     blocks = server.blocks()
     return {
         "seconds": time.monotonic() - began,
         "rss": server.rss(),
-        "open_files": server.open_files(),
+        "open_files": open_files,
         "running": values["num_requests_running"],
         "waiting": values["num_requests_waiting"],
         "used": blocks["used"],
@@ -155,6 +157,8 @@ def main():
     failed = [f["requests"] - f["complete"] - f["refused"] - f["cancelled"] for f in figures]
     for name, of, lost in zip(("completions", "chats"), figures, failed):
         print(f"- {name}: {of['requests']} requests at {of['rate']:.2f} a second: {of['complete']} complete, {of['cancelled']} cancelled by the client, {of['refused']} refused, {lost} failed")
+        for kind, what in of["incomplete"].items():
+            print(f"  - {what['requests']} x {kind}: {what['example'] or ''}")
     print("- unusual requests: " + ", ".join(f"{n} x {status}" for status, n in sorted(seen.items(), key=str)))
     print(f"- memory over the second half: {growth:+.2f} MB/h, standard error {error:.2f}; from before to after {(after['rss'] - before['rss']) / 1e6:+.1f} MB")
     wrong = [
