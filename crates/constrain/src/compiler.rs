@@ -62,12 +62,16 @@ impl Compiler {
     /// [`ConstrainError::Gbnf`], [`ConstrainError::SpecialTokens`],
     /// [`ConstrainError::CompilerOptions`].
     pub fn compile(&self, grammar: &Grammar) -> Result<Constraint, ConstrainError> {
+        // What is wrong with a part is said of the part, and found without the markers around it.
+        for part in grammar.parts() {
+            self.compile(part)?;
+        }
         let source = Source::new(grammar, &self.tokenizer, &self.limits)?;
         let known = self.cache().get(&source);
         let parser = match known {
             Some(parser) => parser,
             None => {
-                let parser = self.parser(&source, grammar.kind())?;
+                let parser = self.parser(&source, grammar)?;
                 self.cache().insert(source, &parser);
                 parser
             }
@@ -84,12 +88,14 @@ impl Compiler {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn parser(&self, source: &Source, kind: GrammarKind) -> Result<TokenParser, ConstrainError> {
+    fn parser(&self, source: &Source, grammar: &Grammar) -> Result<TokenParser, ConstrainError> {
+        let kind = grammar.kind();
+        let marked = matches!(grammar, Grammar::Tools { .. }) || !grammar.parts().is_empty();
         let compile = || -> Result<TokenParser, ConstrainError> {
             let parser = self.factory.create_parser(source.grammar());
             let mut parser = parser.map_err(|e| uncompilable(kind, &e.to_string()))?;
             let names_tokens = parser.parser.grammar().lexer_spec().special_token_rx.is_some();
-            if names_tokens && kind != GrammarKind::Tools {
+            if names_tokens && !marked {
                 return Err(ConstrainError::SpecialTokens);
             }
             parser.start_without_prompt();

@@ -18,6 +18,13 @@ pub enum GrammarKind {
     Tools,
 }
 
+impl GrammarKind {
+    /// Whether white space before such a text means nothing to who reads it.
+    pub fn ignores_space(self) -> bool {
+        matches!(self, Self::JsonSchema | Self::Tools)
+    }
+}
+
 impl fmt::Display for GrammarKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

@@ -1,13 +1,13 @@
 //! What a text can be asked to follow, and how that is said to the compiler.
 
-use std::fmt::Write;
-
-use llguidance::api::TopLevelGrammar;
+use llguidance::api::{GrammarWithLexer, TopLevelGrammar};
 use serde_json::{Map, Value, json};
 use tokenizer::Tokenizer;
 
+use crate::lark::quoted;
+use crate::reasoning::{self, ReasoningFormat};
 use crate::survey::{check_lark, check_schema};
-use crate::tool_calls::{ToolFormat, ToolSyntax};
+use crate::tool_calls::{self, ToolFormat};
 use crate::{ConstrainError, GrammarKind, Limits};
 
 /// White space between the parts of JSON: a space, or a line break and the next line's indentation, so
@@ -38,6 +38,21 @@ pub enum Grammar {
         tools: Vec<Tool>,
         /// Whether several calls may follow each other.
         parallel: bool,
+        /// Whether the text must be calls. If not, it is any text, and calls may end it:
+        /// [`ToolCallParser::exact`](tool_calls::ToolCallParser::exact) finds no others in it.
+        required: bool,
+    },
+    /// What one of these allows. A text that begins like several of them is taken for the one that
+    /// has the longer first word in common with it.
+    Either(Vec<Grammar>),
+    /// What a model thinks, and what the grammar allows behind it.
+    AfterReasoning {
+        /// How thoughts are marked.
+        format: ReasoningFormat,
+        /// Whether the prompt opened the thoughts. If not, the model need not think.
+        inside: bool,
+        /// What the answer must follow.
+        answer: Box<Grammar>,
     },
 }
 
@@ -59,6 +74,17 @@ impl Grammar {
             Self::Lark(_) => GrammarKind::Lark,
             Self::Choice(_) => GrammarKind::Choice,
             Self::Tools { .. } => GrammarKind::Tools,
+            Self::Either(grammars) => grammars.first().map_or(GrammarKind::Choice, Self::kind),
+            Self::AfterReasoning { answer, .. } => answer.kind(),
+        }
+    }
+
+    /// The grammars that this one is made of, if any.
+    pub(crate) fn parts(&self) -> &[Self] {
+        match self {
+            Self::Either(grammars) => grammars,
+            Self::AfterReasoning { answer, .. } => std::slice::from_ref(answer),
+            _ => &[],
         }
     }
 }
@@ -70,11 +96,30 @@ pub(crate) enum Source {
     Schema(String),
     /// A grammar in Lark.
     Lark(String),
+    /// A grammar in Lark that refers to others, by their [`part`] names.
+    Composed(String, Vec<Source>),
 }
+
+/// The name of a part of a composed grammar.
+fn part(name: &str, index: usize) -> String {
+    format!("{name}-{index}")
+}
+
+/// The name of a whole grammar.
+const WHOLE: &str = "part";
 
 impl Source {
     /// The source of `grammar`, within `limits`.
     pub(crate) fn new(
+        grammar: &Grammar,
+        tokenizer: &Tokenizer,
+        limits: &Limits,
+    ) -> Result<Self, ConstrainError> {
+        Self::named(WHOLE, grammar, tokenizer, limits)
+    }
+
+    fn named(
+        name: &str,
         grammar: &Grammar,
         tokenizer: &Tokenizer,
         limits: &Limits,
@@ -119,7 +164,7 @@ impl Source {
                 within(choices.iter().map(String::len).sum(), limits.grammar_bytes)?;
                 Ok(Self::Lark(choice(choices)))
             }
-            Grammar::Tools { format, tools, parallel } => {
+            Grammar::Tools { format, tools, parallel, required } => {
                 if tools.is_empty() {
                     return Err(ConstrainError::Empty { kind });
                 }
@@ -130,25 +175,67 @@ impl Source {
                 }
                 let size = schemas.iter().map(|(name, schema)| name.len() + schema.len()).sum();
                 within(size, limits.schema_bytes)?;
-                Ok(Self::Lark(calls(&format.syntax(), &schemas, *parallel, tokenizer)))
+                let syntax = format.syntax();
+                let text = tool_calls::grammar(&syntax, &schemas, *parallel, *required, tokenizer);
+                Ok(Self::Lark(text))
+            }
+            Grammar::Either(grammars) => {
+                if grammars.is_empty() {
+                    return Err(ConstrainError::Empty { kind });
+                }
+                let names = (0..grammars.len()).map(|i| format!("@{}", part(name, i)));
+                let text = format!("start: {}\n", names.collect::<Vec<_>>().join(" | "));
+                Self::composed(name, text, grammars, tokenizer, limits)
+            }
+            Grammar::AfterReasoning { format, inside, answer } => {
+                // Models are used to an empty line there.
+                let spaced = kind.ignores_space();
+                let free = matches!(**answer, Grammar::Tools { required: false, .. });
+                let at = part(name, 0);
+                let text = reasoning::grammar(*format, *inside, spaced, free, &at, tokenizer);
+                Self::composed(name, text, std::slice::from_ref(answer), tokenizer, limits)
             }
         }
+    }
+
+    fn composed(
+        name: &str,
+        text: String,
+        parts: &[Grammar],
+        tokenizer: &Tokenizer,
+        limits: &Limits,
+    ) -> Result<Self, ConstrainError> {
+        let parts = parts.iter().enumerate();
+        let parts = parts.map(|(i, g)| Self::named(&part(name, i), g, tokenizer, limits));
+        Ok(Self::Composed(text, parts.collect::<Result<_, _>>()?))
     }
 
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::Schema(text) | Self::Lark(text) => text.len(),
+            Self::Composed(text, parts) => text.len() + parts.iter().map(Self::len).sum::<usize>(),
         }
     }
 
     /// What the compiler takes.
     pub(crate) fn grammar(&self) -> TopLevelGrammar {
-        match self {
+        let mut grammars = Vec::new();
+        self.collect(WHOLE, &mut grammars);
+        TopLevelGrammar { grammars, max_tokens: None }
+    }
+
+    /// Adds the grammar of that name, and those that it refers to.
+    fn collect(&self, name: &str, grammars: &mut Vec<GrammarWithLexer>) {
+        let (json_schema, lark_grammar, parts) = match self {
             Self::Schema(text) => {
-                let schema = serde_json::from_str(text).expect("it was written as JSON");
-                TopLevelGrammar::from_json_schema(schema)
+                (Some(serde_json::from_str(text).expect("it was written as JSON")), None, &[][..])
             }
-            Self::Lark(text) => TopLevelGrammar::from_lark(text.clone()),
+            Self::Lark(text) => (None, Some(text.clone()), &[][..]),
+            Self::Composed(text, parts) => (None, Some(text.clone()), parts.as_slice()),
+        };
+        grammars.push(GrammarWithLexer { name: Some(name.to_owned()), json_schema, lark_grammar });
+        for (i, source) in parts.iter().enumerate() {
+            source.collect(&part(name, i), grammars);
         }
     }
 }
@@ -182,11 +269,6 @@ fn is_gbnf(text: &str) -> bool {
     })
 }
 
-/// A text as Lark writes it.
-fn quoted(text: &str) -> String {
-    Value::from(text).to_string().replace('\u{7f}', "\\u007f")
-}
-
 fn choice(choices: &[String]) -> String {
     let texts: Vec<String> = choices.iter().filter(|c| !c.is_empty()).map(|c| quoted(c)).collect();
     match (texts.len(), choices.len()) {
@@ -195,42 +277,6 @@ fn choice(choices: &[String]) -> String {
         (some, all) if some < all => format!("start: TEXT?\nTEXT: {}\n", texts.join(" | ")),
         _ => format!("start: TEXT\nTEXT: {}\n", texts.join(" | ")),
     }
-}
-
-/// The grammar of calls of tools: `(name, schema)` each.
-fn calls(
-    syntax: &ToolSyntax,
-    tools: &[(&str, String)],
-    parallel: bool,
-    tokenizer: &Tokenizer,
-) -> String {
-    // A marker that is a special token can be written only as that token.
-    let marker = |text: &str| match tokenizer.id_of(text) {
-        Some(id) if tokenizer.is_special(id) => format!("<[{id}]>"),
-        _ => quoted(text),
-    };
-    let more = match parallel {
-        true => format!(" ({} call)*", quoted(syntax.separator)),
-        false => String::new(),
-    };
-    let open = syntax.open.filter(|_| syntax.writes_open).map(marker);
-    let mut grammar = match (syntax.list, open) {
-        (true, Some(open)) => format!("start: {open} \" \"? \"[\" call{more} \"]\"\ncall: object"),
-        (true, None) => format!("start: \"[\" call{more} \"]\"\ncall: object"),
-        (false, Some(open)) => format!("start: call{more}\ncall: {open} \"\\n\" object"),
-        (false, None) => format!("start: call{more}\ncall: object"),
-    };
-    if let Some(close) = syntax.close {
-        let _ = write!(grammar, " \"\\n\" {}", marker(close));
-    }
-    grammar.push_str("\nobject: ");
-    for (i, (name, schema)) in tools.iter().enumerate() {
-        let head = format!("{{\"name\": {}, \"{}\": ", Value::from(*name), syntax.arguments);
-        let or = if i == 0 { "" } else { "\n  | " };
-        let _ = write!(grammar, "{or}{} %json {schema} \"}}\"", quoted(&head));
-    }
-    grammar.push('\n');
-    grammar
 }
 
 #[cfg(test)]

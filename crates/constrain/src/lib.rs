@@ -61,6 +61,7 @@ mod compiler;
 mod constraint;
 mod error;
 mod grammar;
+mod lark;
 mod limits;
 mod marker;
 pub mod reasoning;

@@ -3,6 +3,9 @@
 //! Reasoning models write their thoughts first, between two markers, and chat templates of some open
 //! the section in the prompt already. Servers tell both apart (`reasoning_content` beside `content`).
 
+use tokenizer::Tokenizer;
+
+use crate::lark::{ANY, up_to};
 use crate::marker::MarkerScan;
 
 /// How a model marks its thoughts.
@@ -41,6 +44,36 @@ impl ReasoningFormat {
     pub fn is_opened_by(self, prompt: &str) -> bool {
         prompt.trim_end().ends_with(self.markers().0)
     }
+
+    /// Whether a prompt ends behind thoughts, so that none come: templates write empty ones for who
+    /// wants an answer at once.
+    pub fn is_closed_by(self, prompt: &str) -> bool {
+        prompt.trim_end().ends_with(self.markers().1)
+    }
+}
+
+/// The grammar, in Lark, of thoughts and the grammar `answer` behind them. With `spaced` up to two
+/// line breaks may come between. `free` is
+/// whether the answer may be any text.
+pub(crate) fn grammar(
+    format: ReasoningFormat,
+    inside: bool,
+    spaced: bool,
+    free: bool,
+    answer: &str,
+    tokenizer: &Tokenizer,
+) -> String {
+    let (open, close) = format.markers();
+    let space = if spaced { r"/\n{1,2}/? " } else { "" };
+    let closed = up_to("closed", ANY, close, tokenizer);
+    if inside {
+        return format!("start: closed {space}@{answer}\n{closed}");
+    }
+    // An answer that may begin with white space could have it before the marker too; in front of any
+    // other, a model could go on with it for ever.
+    let before = if free { r"\s" } else { "" };
+    let opened = up_to("opened", before, open, tokenizer);
+    format!("start: opened closed {space}@{answer} | @{answer}\n{opened}{closed}")
 }
 
 /// A piece of an answer.
@@ -80,6 +113,8 @@ pub struct ReasoningParser {
     space: String,
     /// Whether anything of the section at hand has come.
     begun: bool,
+    /// Whether white space behind thoughts belongs to the answer.
+    exact: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,7 +138,16 @@ impl ReasoningParser {
             close: MarkerScan::new(close),
             space: String::new(),
             begun: false,
+            exact: false,
         }
+    }
+
+    /// Takes white space behind thoughts for a part of the answer, as where that follows a regular
+    /// expression.
+    #[must_use]
+    pub fn exact(mut self) -> Self {
+        self.exact = true;
+        self
     }
 
     /// Reads more of the text; tells what is certain now.
@@ -141,7 +185,8 @@ impl ReasoningParser {
                 self.thought(&text, deltas);
                 if closed {
                     self.space.clear();
-                    (self.place, self.begun) = (Place::Answer, false);
+                    let place = if self.exact { Place::Plain } else { Place::Answer };
+                    (self.place, self.begun) = (place, false);
                 }
             }
             Place::Answer if !self.begun && c.is_whitespace() => {}

@@ -139,11 +139,13 @@ fn grammars() -> Vec<(&'static str, Grammar)> {
             format: ToolFormat::Hermes,
             tools: (0..64).map(|i| Tool { name: format!("tool{i}"), parameters: json!({"type": "object", "properties": many(6, &|_| json!({"type": "string"}))}) }).collect(),
             parallel: true,
+            required: true,
         }),
         ("a tool's name", Grammar::Tools {
             format: ToolFormat::Llama3,
             tools: vec![Tool { name: "a\"\n%json <[1]> \u{0}".into(), parameters: json!({}) }],
             parallel: false,
+            required: true,
         }),
     ]
 }

@@ -180,9 +180,15 @@ proptest! {
 
     #[test]
     fn pieces_say_what_the_whole_says(text in text(), at in prop::collection::vec(any::<usize>(), 0..8)) {
-        for format in ToolFormat::ALL {
-            let whole = parse(format, &text, 5);
-            let mut parser = ToolCallParser::new(format, 5);
+        for (format, exact) in ToolFormat::ALL.into_iter().flat_map(|f| [(f, false), (f, true)]) {
+            let of = |exact: bool| {
+                let parser = ToolCallParser::new(format, 5);
+                if exact { parser.exact() } else { parser }
+            };
+            let mut whole = ParsedText::default();
+            let mut parser = of(exact);
+            parser.push(&text).into_iter().chain(parser.finish()).for_each(|d| whole.push(d));
+            let mut parser = of(exact);
             let mut parsed = ParsedText::default();
             let mut deltas = Vec::new();
             cut(&text, &at).iter().for_each(|piece| deltas.extend(parser.push(piece)));
@@ -193,7 +199,7 @@ proptest! {
                 }
                 parsed.push(delta);
             }
-            prop_assert_eq!(&parsed, &whole, "{:?}", format);
+            prop_assert_eq!(&parsed, &whole, "{:?}, exact: {}", format, exact);
             // Nothing is made up: content is made of the text's characters in their order.
             let mut rest = text.chars();
             prop_assert!(whole.content.chars().all(|c| rest.any(|d| c == d)));
@@ -243,6 +249,10 @@ fn thoughts_are_split_off() {
     assert_eq!(read("<think>cut of", false), [thought("cut of")]);
     assert_eq!(read("<thin", false), [said("<thin")]);
     assert_eq!(read("a </thi", true), [thought("a"), thought(" </thi")]);
+    let mut exact = ReasoningParser::new(ReasoningFormat::Think, true).exact();
+    assert_eq!(exact.push("a \n</think>\n b"), [thought("a"), said("\n b")]);
     assert!(ReasoningFormat::Think.is_opened_by("<|assistant|>\n<think>\n"));
     assert!(!ReasoningFormat::Think.is_opened_by("<think>\n\n</think>\n\n"));
+    assert!(ReasoningFormat::Think.is_closed_by("<think>\n\n</think>\n\n"));
+    assert!(!ReasoningFormat::Think.is_closed_by("</think> <|assistant|>"));
 }

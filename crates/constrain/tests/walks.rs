@@ -2,9 +2,9 @@
 
 mod common;
 
-use common::{Model, schema::satisfies};
+use common::{Model, schema::satisfies, tools};
+use constrain::Grammar;
 use constrain::tool_calls::{ToolFormat, parse};
-use constrain::{Grammar, Tool};
 use serde_json::{Value, json};
 
 /// Schemas of many kinds.
@@ -147,24 +147,12 @@ fn lark_grammars() {
 
 #[test]
 fn required_calls_are_calls() {
-    let tools = vec![
-        Tool {
-            name: "add".into(),
-            parameters: json!({"type": "object", "properties": {
-            "a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"type": "boolean"}},
-            "required": ["a", "b"], "additionalProperties": false}),
-        },
-        Tool {
-            name: "tell".into(),
-            parameters: json!({"type": "object", "properties": {
-            "who": {"$ref": "#/$defs/who"}}, "$defs": {"who": {"enum": ["me", "you"]}},
-            "required": ["who"], "additionalProperties": false}),
-        },
-    ];
+    let tools = tools();
     for model in Model::all() {
         for format in ToolFormat::ALL {
             for parallel in [false, true] {
-                let grammar = Grammar::Tools { format, tools: tools.clone(), parallel };
+                let grammar =
+                    Grammar::Tools { format, tools: tools.clone(), parallel, required: true };
                 for seed in 0..12 {
                     let Some(text) = model.walk(&grammar, seed) else { continue };
                     let parsed = parse(format, &text, seed);

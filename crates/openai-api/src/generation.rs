@@ -173,6 +173,21 @@ impl GenerationOptions {
         Ok(found.map(|(_, structure)| structure))
     }
 
+    /// [`structure`](Self::structure), which these options then no longer ask for.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn take_structure(&mut self) -> Result<Option<Structure>, ApiError> {
+        let structure = self.structure()?;
+        self.response_format = None;
+        self.structured_outputs = None;
+        self.guided_json = None;
+        self.guided_regex = None;
+        self.guided_choice = None;
+        self.guided_grammar = None;
+        Ok(structure)
+    }
+
     /// What no field alone shows.
     pub(crate) fn validate(
         &self,

@@ -33,6 +33,13 @@ pub(crate) struct ToolSyntax {
     pub(crate) bare: bool,
 }
 
+impl ToolSyntax {
+    /// Whether calls are written without a marker, at the start of a text.
+    pub(crate) fn begins_bare(&self) -> bool {
+        self.bare && (self.open.is_none() || !self.writes_open)
+    }
+}
+
 impl ToolFormat {
     /// All formats.
     pub const ALL: [Self; 4] = [Self::Hermes, Self::Llama3, Self::Mistral, Self::Json];
@@ -80,6 +87,11 @@ impl ToolFormat {
     pub fn markers(self) -> impl Iterator<Item = &'static str> {
         let syntax = self.syntax();
         [syntax.open, syntax.close].into_iter().flatten()
+    }
+
+    /// Whether calls are written without a marker, at the start of a text: they begin like any JSON.
+    pub fn begins_bare(self) -> bool {
+        self.syntax().begins_bare()
     }
 
     /// An identifier for call `index` of an answer. Mistral's templates want nine letters or digits.

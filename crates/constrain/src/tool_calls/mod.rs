@@ -25,9 +25,11 @@
 //! ```
 
 mod format;
+mod grammar;
 mod object;
 mod parser;
 
 pub use format::ToolFormat;
 pub(crate) use format::ToolSyntax;
+pub(crate) use grammar::grammar;
 pub use parser::{CallDelta, ParsedText, TextDelta, ToolCall, ToolCallParser, parse};

@@ -23,16 +23,30 @@ pub(super) struct CallObject {
     pub(super) has_arguments: bool,
     /// Arguments that were read and not yet taken.
     pub(super) arguments: String,
-    /// Whether a key that no call has makes it no call.
-    strict: bool,
+    wanted: Wanted,
     place: Place,
     key: String,
+    /// The key as it is written, and the one before it.
+    keys: [String; 2],
     /// The string or number that is being read, as it is written.
     raw: String,
     /// Inside a string, and behind a backslash in it.
     quoted: bool,
     escaped: bool,
     depth: usize,
+}
+
+/// Which objects are taken for calls.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// All that have a name.
+    #[default]
+    Named,
+    /// Those with no key that no call has.
+    Plain,
+    /// Those that begin as a grammar of calls has them, which then holds the rest to a schema: the
+    /// name and then the arguments, before both the type at most.
+    Exact,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -53,10 +67,13 @@ enum Place {
 
 /// Keys that an object of a call has.
 const KEYS: [&str; 6] = ["name", "arguments", "parameters", "type", "id", "function"];
+/// Two of them as they are written.
+const NAME: &str = "\"name\"";
+const TYPE: &str = "\"type\"";
 
 impl CallObject {
-    pub(super) fn new(strict: bool) -> Self {
-        Self { strict, ..Self::default() }
+    pub(super) fn new(wanted: Wanted) -> Self {
+        Self { wanted, ..Self::default() }
     }
 
     /// Reads one character.
@@ -66,7 +83,9 @@ impl CallObject {
                 self.raw.push(c);
                 if self.ends_string(c) {
                     self.key = decoded(&self.raw);
-                    if self.strict && !KEYS.contains(&self.key.as_str()) {
+                    self.keys.swap(0, 1);
+                    self.keys[1] = std::mem::take(&mut self.raw);
+                    if !self.is_wanted() {
                         return Step::Broken;
                     }
                     self.place = Place::Colon;
@@ -75,12 +94,14 @@ impl CallObject {
             Place::InString => {
                 self.raw.push(c);
                 if self.ends_string(c) {
-                    self.scalar();
+                    return self.scalar();
                 }
             }
             Place::InNumber if matches!(c, ',' | '}') || c.is_whitespace() => {
-                self.scalar();
-                return self.push(c);
+                return match self.scalar() {
+                    Step::More => self.push(c),
+                    broken => broken,
+                };
             }
             Place::InNumber => self.raw.push(c),
             Place::InContainer => self.container(c),
@@ -96,6 +117,19 @@ impl CallObject {
         Step::More
     }
 
+    /// Whether a call may have this key here.
+    fn is_wanted(&self) -> bool {
+        let [before, key] = self.keys.each_ref().map(String::as_str);
+        match self.wanted {
+            Wanted::Named => true,
+            Wanted::Plain => KEYS.contains(&self.key.as_str()),
+            Wanted::Exact => matches!(
+                (before, key),
+                ("", TYPE | NAME) | (TYPE, NAME) | (NAME, "\"arguments\"" | "\"parameters\"")
+            ),
+        }
+    }
+
     fn is_name(&self) -> bool {
         self.key == "name" && self.name.is_none()
     }
@@ -106,6 +140,10 @@ impl CallObject {
 
     /// The first character of a value.
     fn value(&mut self, c: char) -> Step {
+        let string = self.keys[1] == NAME || self.keys[1] == TYPE;
+        if self.wanted == Wanted::Exact && string != (c == '"') {
+            return Step::Broken;
+        }
         match c {
             '"' => self.string(Place::InString),
             _ if self.is_name() => return Step::Broken,
@@ -140,8 +178,18 @@ impl CallObject {
     }
 
     /// A string or number is whole.
-    fn scalar(&mut self) {
+    fn scalar(&mut self) -> Step {
         self.place = Place::Behind;
+        if self.wanted == Wanted::Exact {
+            let sound = match self.keys[1].as_str() {
+                TYPE => self.raw == "\"function\"",
+                NAME => !self.raw.contains('\\'),
+                _ => false,
+            };
+            if !sound {
+                return Step::Broken;
+            }
+        }
         if self.is_name() {
             self.name = Some(decoded(&self.raw));
         } else if self.is_arguments() && !self.has_arguments {
@@ -151,6 +199,7 @@ impl CallObject {
                 raw => decoded(raw),
             };
         }
+        Step::More
     }
 
     /// A character of an array or object.
@@ -185,8 +234,8 @@ fn decoded(raw: &str) -> String {
 mod tests {
     use super::*;
 
-    fn read(text: &str, strict: bool) -> (Step, CallObject) {
-        let mut object = CallObject::new(strict);
+    fn read(text: &str, wanted: Wanted) -> (Step, CallObject) {
+        let mut object = CallObject::new(wanted);
         let mut step = Step::More;
         for c in text.chars() {
             assert_eq!(step, Step::More, "{text}");
@@ -210,7 +259,7 @@ mod tests {
             (r#""name":"f","arguments":{"a":1},"parameters":{"b":2}}"#, "f", r#"{"a":1}"#),
             (r#""name":"f","name":"g","arguments":{}}"#, "f", "{}"),
         ] {
-            let (step, object) = read(text, false);
+            let (step, object) = read(text, Wanted::Named);
             assert_eq!(step, Step::Done, "{text}");
             assert_eq!(
                 (object.name.as_deref(), object.arguments.as_str()),
@@ -224,9 +273,27 @@ mod tests {
         for text in
             ["x", "\"a\" x", "\"name\": 1", "\"name\": {", "\"a\":1,}", "\"a\":,", "\"a\":\"b\" \""]
         {
-            assert_eq!(read(text, false).0, Step::Broken, "{text}");
+            assert_eq!(read(text, Wanted::Named).0, Step::Broken, "{text}");
         }
-        assert_eq!(read(r#""city""#, true).0, Step::Broken);
-        assert_eq!(read(r#""city""#, false).0, Step::More);
+        assert_eq!(read(r#""city""#, Wanted::Plain).0, Step::Broken);
+        assert_eq!(read(r#""city""#, Wanted::Named).0, Step::More);
+        for text in [
+            r#""parameters""#,
+            r#""id""#,
+            r#""n\u0061me""#,
+            r#""type": "f""#,
+            r#""type": {"#,
+            r#""name": "f\u0041""#,
+            r#""name": "f", "name""#,
+            r#""name": "f", "type""#,
+            r#""name": "f", "arguments": ""#,
+            r#""name": "f", "arguments": 1"#,
+            r#""name": 1"#,
+        ] {
+            assert_eq!(read(text, Wanted::Exact).0, Step::Broken, "{text}");
+        }
+        let (_, object) =
+            read(r#""type":"function", "name" : "f","parameters": {"a""#, Wanted::Exact);
+        assert_eq!((object.name.as_deref(), object.arguments.as_str()), (Some("f"), r#"{"a""#));
     }
 }

@@ -1,6 +1,6 @@
 //! Telling calls from content while a text grows.
 
-use super::object::{CallObject, Step};
+use super::object::{CallObject, Step, Wanted};
 use super::{ToolFormat, ToolSyntax};
 use crate::marker::MarkerScan;
 
@@ -86,6 +86,8 @@ pub struct ToolCallParser {
     seed: u64,
     /// Names that a call without a marker may have; empty for any.
     tools: Vec<String>,
+    /// Whether a call without a marker must be written as a grammar has it.
+    exact: bool,
     place: Place,
     open: Option<MarkerScan>,
     object: CallObject,
@@ -126,6 +128,7 @@ impl ToolCallParser {
             syntax,
             seed,
             tools: Vec::new(),
+            exact: false,
             place: if syntax.bare { Place::Start } else { Place::Content },
             open: syntax.open.map(MarkerScan::new),
             object: CallObject::default(),
@@ -144,6 +147,18 @@ impl ToolCallParser {
     #[must_use]
     pub fn with_tools(mut self, tools: impl IntoIterator<Item = String>) -> Self {
         self.tools = tools.into_iter().collect();
+        self
+    }
+
+    /// For a text that follows [`Grammar::Tools`](crate::Grammar::Tools) where calls are not required:
+    /// takes for a call without a marker what that grammar holds to a schema, and nothing else. Other
+    /// objects, and lists of them, are content.
+    #[must_use]
+    pub fn exact(mut self) -> Self {
+        self.exact = true;
+        if self.place == Place::Start && !self.syntax.begins_bare() {
+            self.place = Place::Content;
+        }
         self
     }
 
@@ -186,7 +201,7 @@ impl ToolCallParser {
     fn read(&mut self, c: char, deltas: &mut Vec<TextDelta>) {
         match self.place {
             Place::Start => match c {
-                '{' | '[' => {
+                '{' | '[' if c == '{' || !self.exact => {
                     self.place = Place::Between;
                     self.read(c, deltas);
                 }
@@ -223,7 +238,11 @@ impl ToolCallParser {
         match c {
             '{' => {
                 self.raw.push(c);
-                self.object = CallObject::new(!self.marked);
+                self.object = CallObject::new(match (self.marked, self.exact) {
+                    (true, _) => Wanted::Named,
+                    (false, false) => Wanted::Plain,
+                    (false, true) => Wanted::Exact,
+                });
                 (self.place, self.started) = (Place::Object, false);
             }
             '[' if !self.in_list && !self.after_call => {

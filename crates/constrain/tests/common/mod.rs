@@ -5,9 +5,26 @@ pub(crate) mod schema;
 
 use std::sync::Arc;
 
-use constrain::{Compiler, ConstrainError, Constraint, Grammar, Limits};
+use constrain::{Compiler, ConstrainError, Constraint, Grammar, Limits, Tool};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
-use tokenizer::Tokenizer;
+use serde_json::json;
+use tokenizer::{TokenType, Tokenizer};
+
+/// The special tokens at the end of a vocabulary that may be markers.
+const MARKERS: usize = 8;
+
+/// Two tools.
+pub(crate) fn tools() -> Vec<Tool> {
+    let add = json!({"type": "object", "properties": {
+        "a": {"type": "integer", "minimum": 0, "maximum": 99}, "b": {"type": "boolean"}},
+        "required": ["a", "b"], "additionalProperties": false});
+    let tell = json!({"type": "object", "properties": {
+        "who": {"$ref": "#/$defs/who"}}, "$defs": {"who": {"enum": ["me", "you"]}},
+        "required": ["who"], "additionalProperties": false});
+    [("add", add), ("tell", tell)]
+        .map(|(name, parameters)| Tool { name: name.into(), parameters })
+        .into()
+}
 
 /// A vocabulary under its name.
 pub(crate) struct Model {
@@ -18,7 +35,11 @@ pub(crate) struct Model {
 
 impl Model {
     pub(crate) fn open(name: &'static str, path: std::path::PathBuf) -> Self {
-        let tokenizer = Arc::new(Tokenizer::from_path(path).expect("a sound vocabulary"));
+        Self::of(name, Tokenizer::from_path(path).expect("a sound vocabulary"))
+    }
+
+    fn of(name: &'static str, tokenizer: Tokenizer) -> Self {
+        let tokenizer = Arc::new(tokenizer);
         let compiler = Compiler::new(&tokenizer, Limits::default()).expect("it fits into a trie");
         Self { name, tokenizer, compiler }
     }
@@ -38,6 +59,19 @@ impl Model {
                 Some(Self::open(name, path))
             })
             .collect()
+    }
+
+    /// The same vocabulary with these texts as special tokens behind it.
+    pub(crate) fn with_special(&self, name: &'static str, texts: &[&str]) -> Self {
+        let mut vocabulary = self.tokenizer.vocabulary().clone();
+        for text in texts {
+            vocabulary.tokens.push(text.as_bytes().to_vec());
+            vocabulary.types.push(TokenType::Control);
+            if !vocabulary.scores.is_empty() {
+                vocabulary.scores.push(0.0);
+            }
+        }
+        Self::of(name, Tokenizer::new(vocabulary).expect("a sound vocabulary"))
     }
 
     pub(crate) fn all() -> Vec<Self> {
@@ -78,7 +112,8 @@ impl Model {
                 assert!(constraint.is_complete());
                 return Some(bytes);
             }
-            assert!(!self.tokenizer.is_special(token), "special token {token}");
+            let marker = token + MARKERS as u32 >= self.tokenizer.vocab_size() as u32;
+            assert!(marker || !self.tokenizer.is_special(token), "special token {token}");
             assert!((token as usize) < self.tokenizer.vocab_size(), "padding {token}");
             constraint.accept(token).expect("the mask allows it");
             bytes.extend(self.tokenizer.token_bytes(token).expect("a token"));
@@ -117,6 +152,21 @@ impl Model {
         let ids: Vec<u32> = self.spell(text);
         let written = ids.iter().all(|&id| constraint.accept(id).is_ok());
         written && constraint.may_end().expect("it goes on")
+    }
+
+    /// The same, with the special tokens that the text names.
+    pub(crate) fn spell_special(&self, text: &str) -> Vec<u32> {
+        let size = self.tokenizer.vocab_size() as u32;
+        for id in size - MARKERS as u32..size {
+            let bytes = self.tokenizer.token_bytes(id).expect("a token");
+            let marker = String::from_utf8(bytes).unwrap_or_default();
+            if self.tokenizer.is_special(id)
+                && let Some((before, behind)) = text.split_once(&marker)
+            {
+                return [self.spell_special(before), vec![id], self.spell_special(behind)].concat();
+            }
+        }
+        self.spell(text)
     }
 
     /// Tokens whose bytes are `text`, the longest first.

@@ -2,15 +2,13 @@
 
 use std::sync::Arc;
 
-use constrain::Grammar;
-use openai_api::{ApiError, ChatRequest, Content, StreamOptions, Tool, ToolChoice};
-use serde_json::{Value, json};
+use openai_api::{ApiError, ChatRequest, Content, StreamOptions, ToolChoice};
 use tokenizer::Tokenizer;
 
 use super::app::Served;
+use super::chat_grammar::AnswerGrammar;
 use super::chat_prompt::chat_prompt;
 use super::chat_text::{ChatSyntax, ChatText};
-use super::context::Template;
 use super::options::{generation, truncate};
 use crate::engine::{GenerationRequest, Tenant};
 
@@ -31,7 +29,7 @@ pub(crate) struct ChatPlan {
 impl ChatPlan {
     /// Renders the conversation and compiles what the answer must follow.
     pub(crate) fn new(
-        chat: ChatRequest,
+        mut chat: ChatRequest,
         served: &Served,
         tenant: Tenant,
     ) -> Result<Self, ApiError> {
@@ -56,23 +54,29 @@ impl ChatPlan {
             &template,
             tokenizer,
         )?;
+        let structure = chat.options.take_structure()?;
         let limit = chat.limit().map(|(_, n)| n);
         let mut request = generation(&chat.options, context, tenant, limit, chat.logprobs())?;
         request.prompt = prompt.tokens;
         truncate(&mut request.prompt, chat.options.truncate_prompt_tokens);
 
         let parallel = chat.parallel_tool_calls.unwrap_or(true);
-        if let Some(grammar) = must_call(&choice, tools, parallel, &template)? {
-            request.constraint = Some(context.constraint(&grammar, "tools")?);
-        }
-        // What follows a grammar begins with it, not with thoughts.
-        let reasoning = template.reasoning.filter(|_| request.constraint.is_none());
-        let syntax = ChatSyntax {
-            reasoning: reasoning.map(|format| (format, format.is_opened_by(&prompt.text))),
+        let answer = AnswerGrammar::new(structure, &choice, tools, parallel, template.tools)?;
+        let mut syntax = ChatSyntax {
+            reasoning: template.reasoning.map(|f| (f, f.is_opened_by(&prompt.text))),
             tools: (!tools.is_empty())
                 .then(|| (template.tools, tools.iter().map(|t| t.name.clone()).collect())),
             parallel,
+            exact_calls: answer.is_free(),
+            exact_answer: false,
         };
+        // Behind thoughts that the prompt closed come no others.
+        let reasoning = syntax.reasoning.filter(|(format, _)| !format.is_closed_by(&prompt.text));
+        if let Some((grammar, param)) = answer.whole(reasoning) {
+            request.constraint = Some(context.constraint(&grammar, param)?);
+            syntax.reasoning = reasoning;
+            syntax.exact_answer = !grammar.kind().ignores_space();
+        }
         if chat.options.skip_special_tokens.is_none() && needs_special(&syntax, tokenizer) {
             request.skip_special_tokens = false;
         }
@@ -93,37 +97,6 @@ impl ChatPlan {
     pub(crate) fn reader(&self, index: usize) -> ChatText {
         self.syntax.reader(self.seed.wrapping_add(index as u64))
     }
-}
-
-/// The grammar of an answer that must be a call.
-fn must_call(
-    choice: &ToolChoice,
-    tools: &[Tool],
-    parallel: bool,
-    template: &Template,
-) -> Result<Option<Grammar>, ApiError> {
-    let (called, parallel): (Vec<&Tool>, bool) = match choice {
-        ToolChoice::None => return Ok(None),
-        ToolChoice::Auto => {
-            // A text that may or may not call is not held to anything.
-            return match tools.iter().position(|t| t.strict == Some(true)) {
-                Some(i) => Err(ApiError::Requires {
-                    param: format!("tools[{i}].function.strict"),
-                    needs: "'tool_choice' 'required' or a function",
-                }),
-                None => Ok(None),
-            };
-        }
-        ToolChoice::Required => (tools.iter().collect(), parallel),
-        ToolChoice::Function(name) => (tools.iter().filter(|t| t.name == *name).collect(), false),
-    };
-    let nothing = || json!({"type": "object", "properties": {}, "additionalProperties": false});
-    let of = |tool: &&Tool| constrain::Tool {
-        name: tool.name.clone(),
-        parameters: tool.parameters.clone().map_or_else(nothing, Value::Object),
-    };
-    let tools = called.iter().map(of).collect();
-    Ok(Some(Grammar::Tools { format: template.tools, tools, parallel }))
 }
 
 /// Whether a marker that is looked for is a special token, which is otherwise left out of the text.

@@ -20,6 +20,10 @@ pub(crate) struct ChatSyntax {
     pub(crate) tools: Option<(ToolFormat, Vec<String>)>,
     /// Whether a call may follow another.
     pub(crate) parallel: bool,
+    /// Whether a grammar holds calls to their schemas, in a text that is free otherwise.
+    pub(crate) exact_calls: bool,
+    /// Whether white space at the start of what follows the thoughts belongs to it.
+    pub(crate) exact_answer: bool,
 }
 
 impl ChatSyntax {
@@ -27,9 +31,13 @@ impl ChatSyntax {
     pub(crate) fn reader(&self, seed: u64) -> ChatText {
         let tools = self.tools.as_ref();
         ChatText {
-            reasoning: self.reasoning.map(|(format, inside)| ReasoningParser::new(format, inside)),
+            reasoning: self.reasoning.map(|(format, inside)| {
+                let parser = ReasoningParser::new(format, inside);
+                if self.exact_answer { parser.exact() } else { parser }
+            }),
             tools: tools.map(|(format, names)| {
-                ToolCallParser::new(*format, seed).with_tools(names.iter().cloned())
+                let parser = ToolCallParser::new(*format, seed).with_tools(names.iter().cloned());
+                if self.exact_calls { parser.exact() } else { parser }
             }),
             parallel: self.parallel,
         }
@@ -109,6 +117,7 @@ mod tests {
             reasoning: Some((ReasoningFormat::Think, false)),
             tools: Some((ToolFormat::Hermes, vec!["f".into(), "g".into()])),
             parallel,
+            ..ChatSyntax::default()
         };
         let mut reader = syntax.reader(1);
         let pieces: Vec<char> = TEXT.chars().collect();

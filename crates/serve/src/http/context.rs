@@ -105,13 +105,18 @@ impl ModelContext {
 
     /// The constraint of a structure that a request asks for.
     pub(crate) fn structure(&self, structure: Structure) -> Result<Constraint, ApiError> {
-        let (grammar, param) = match structure {
-            Structure::JsonObject => (Grammar::JsonObject, "response_format"),
-            Structure::JsonSchema(schema) => (Grammar::JsonSchema(schema), "response_format"),
-            Structure::Regex(regex) => (Grammar::Regex(regex), "structured_outputs"),
-            Structure::Choice(texts) => (Grammar::Choice(texts), "structured_outputs"),
-            Structure::Grammar(grammar) => (Grammar::Lark(grammar), "structured_outputs"),
-        };
+        let (grammar, param) = grammar_of(structure);
         self.constraint(&grammar, param)
+    }
+}
+
+/// The grammar of a structure, and the parameter that asks for it.
+pub(crate) fn grammar_of(structure: Structure) -> (Grammar, &'static str) {
+    match structure {
+        Structure::JsonObject => (Grammar::JsonObject, "response_format"),
+        Structure::JsonSchema(schema) => (Grammar::JsonSchema(schema), "response_format"),
+        Structure::Regex(regex) => (Grammar::Regex(regex), "structured_outputs"),
+        Structure::Choice(texts) => (Grammar::Choice(texts), "structured_outputs"),
+        Structure::Grammar(grammar) => (Grammar::Lark(grammar), "structured_outputs"),
     }
 }

@@ -23,6 +23,7 @@ mod app;
 mod auth;
 mod body;
 mod chat;
+mod chat_grammar;
 mod chat_plan;
 mod chat_prompt;
 mod chat_text;

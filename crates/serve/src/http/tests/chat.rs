@@ -1,7 +1,7 @@
 use serde_json::{Value, json};
 use testkit::openapi::Description;
 
-use super::{HttpConfig, post, server, with, with_template};
+use super::{HttpConfig, post, server, server_of, with, with_template};
 
 const PATH: &str = "/v1/chat/completions";
 
@@ -133,16 +133,51 @@ async fn schemas_are_followed_or_refused() {
 }
 
 #[tokio::test]
+async fn a_strict_tool_need_not_be_called() {
+    let mut strict = tool();
+    strict["function"]["strict"] = json!(true);
+    let request = ask(json!({"tools": [strict]}));
+    let server = with_template();
+    let whole = post(&server, PATH, &request).await.ok();
+    let choice = &whole["choices"][0];
+    assert_eq!(choice["finish_reason"], "length");
+    let text = choice["message"]["content"].as_str().unwrap();
+    assert!(!text.is_empty() && choice["message"]["tool_calls"].is_null());
+    let chunks =
+        post(&server, PATH, &with(request.clone(), json!({"stream": true}))).await.chunks();
+    let deltas = chunks.iter().filter_map(|c| c["choices"][0]["delta"]["content"].as_str());
+    assert_eq!(deltas.collect::<String>(), text);
+    // Where calls are JSON without a mark, an answer in JSON could not be told from one.
+    let plain = server_of("{% if tools %}{{ tools }}{% endif %}{{ messages[0].content }}");
+    post(&plain, PATH, &request).await.ok();
+    let both = with(request, json!({"response_format": {"type": "json_object"}}));
+    let refused = post(&plain, PATH, &both).await.error(400);
+    assert_eq!(refused["param"], "tools[0].function.strict");
+    post(&server, PATH, &with(both, json!({"max_tokens": 3}))).await.ok();
+}
+
+#[tokio::test]
+async fn a_structure_begins_behind_the_thoughts() {
+    let request = ask(json!({"max_tokens": 40, "structured_outputs": {"regex": "[0-9]{3}"}}));
+    let message = |whole: Value| whole["choices"][0]["message"].clone();
+    let thinks = server_of("{{ messages[0].content }}<think>\n{# </think> #}");
+    let thought = message(post(&thinks, PATH, &request).await.ok());
+    assert!(thought["reasoning_content"].as_str().unwrap().len() > 3, "{thought}");
+    assert_eq!(thought["content"], "", "it was cut before the answer");
+    let closed = server_of("{{ messages[0].content }}<think>\n\n</think>\n\n");
+    let answer = message(post(&closed, PATH, &request).await.ok());
+    let number = answer["content"].as_str().unwrap();
+    assert!(number.len() == 3 && number.bytes().all(|b| b.is_ascii_digit()), "{answer}");
+    assert!(answer["reasoning_content"].is_null());
+}
+
+#[tokio::test]
 async fn what_a_model_without_template_or_thoughts_cannot() {
     let bare = post(&server(HttpConfig::default()), PATH, &ask(json!({}))).await.error(400);
     assert_eq!(bare["code"], "no_chat_template");
     let server = with_template();
     let effort = post(&server, PATH, &ask(json!({"reasoning_effort": "high"}))).await.error(400);
     assert_eq!(effort["param"], "reasoning_effort");
-    let mut strict = tool();
-    strict["function"]["strict"] = json!(true);
-    let strict = post(&server, PATH, &ask(json!({"tools": [strict]}))).await.error(400);
-    assert_eq!(strict["param"], "tools[0].function.strict");
     let own = post(&server, PATH, &ask(json!({"chat_template": "x"}))).await.error(400);
     assert_eq!(own["param"], "chat_template");
 }

@@ -57,7 +57,11 @@ fn server(config: HttpConfig) -> Router {
 }
 
 fn with_template() -> Router {
-    server(HttpConfig { chat_template: Some(TEMPLATE.into()), ..HttpConfig::default() })
+    server_of(TEMPLATE)
+}
+
+fn server_of(template: &str) -> Router {
+    server(HttpConfig { chat_template: Some(template.into()), ..HttpConfig::default() })
 }
 
 struct Answer {
