@@ -10,8 +10,9 @@ use crate::error::quoted;
 pub struct JsonLimits {
     /// Arrays and objects within each other; at most 127, where serde_json stops.
     pub depth: usize,
-    /// Values and keys. A parsed value takes about 32 bytes, so 2^18 of them 8 MiB; a prompt of token
-    /// ids has one value a token.
+    /// Values, each of which takes 72 bytes when parsed, so that 2^18 take 18 MiB; a prompt of token ids
+    /// has one a token. What holds values counts as well: an object for eight, an array for five, a key
+    /// for two.
     pub values: usize,
 }
 
@@ -29,6 +30,13 @@ pub(crate) fn parse(body: &[u8], limits: JsonLimits) -> Result<Value, ApiError> 
         .map_err(|e| ApiError::MalformedJson { reason: quoted(&e.to_string()) })
 }
 
+/// What a small object takes, as a multiple of a value.
+const OBJECT: usize = 8;
+/// The same of an array, which has room for four from the beginning.
+const ARRAY: usize = 5;
+/// The same of a key.
+const KEY: usize = 2;
+
 /// Walks over the brackets and commas outside strings, in one pass and no memory.
 fn scan(body: &[u8], limits: JsonLimits) -> Result<(), ApiError> {
     let (mut depth, mut values) = (0usize, 1usize);
@@ -45,12 +53,17 @@ fn scan(body: &[u8], limits: JsonLimits) -> Result<(), ApiError> {
         }
         match byte {
             b'"' => in_string = true,
-            b'[' | b'{' => {
+            b'[' => {
                 depth += 1;
-                values += 1;
+                values += ARRAY;
+            }
+            b'{' => {
+                depth += 1;
+                values += OBJECT;
             }
             b']' | b'}' => depth = depth.saturating_sub(1),
-            b',' | b':' => values += 1,
+            b',' => values += 1,
+            b':' => values += KEY,
             _ => {}
         }
         if depth > limits.depth {
@@ -82,11 +95,17 @@ mod tests {
 
     #[test]
     fn depth_and_values_are_bounded() {
-        let limits = JsonLimits { depth: 3, values: 8 };
+        let limits = JsonLimits { depth: 3, values: 16 };
         assert!(parse(b"[[[1]]]", limits).is_ok());
         assert_eq!(parse(b"[[[[1]]]]", limits), Err(ApiError::JsonTooDeep { limit: 3 }));
-        assert!(parse(b"[1,2,3,4,5,6,7]", limits).is_ok());
-        assert_eq!(parse(b"[1,2,3,4,5,6,7,8]", limits), Err(ApiError::JsonTooLarge { limit: 8 }));
+        assert!(parse(b"[1,2,3,4,5,6,7,8,9,10,11]", limits).is_ok());
+        let twelve = parse(b"[1,2,3,4,5,6,7,8,9,10,11,12]", limits);
+        assert_eq!(twelve, Err(ApiError::JsonTooLarge { limit: 16 }));
+        // Objects and keys take more than what they hold.
+        let limits = JsonLimits { values: 14, ..limits };
+        assert!(parse(br#"{"a":0,"b":1}"#, limits).is_ok());
+        let three = parse(br#"{"a":0,"b":1,"c":2}"#, limits);
+        assert_eq!(three, Err(ApiError::JsonTooLarge { limit: 14 }));
         // Brackets and commas within strings are text.
         assert!(parse(br#"["[[[[[\"[[[[", ",,,,,,,,,,,,,,"]"#, limits).is_ok());
     }

@@ -26,13 +26,19 @@ pub(crate) async fn read(request: Request, config: &HttpConfig) -> Result<Bytes,
 
 async fn gather(body: Body, limit: usize) -> Result<Bytes, ApiError> {
     let mut stream = body.into_data_stream();
-    let mut gathered = Vec::new();
+    let mut gathered: Vec<u8> = Vec::new();
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|_| ApiError::MalformedJson {
             reason: "the connection ended before the body".to_owned(),
         })?;
-        if gathered.len() + chunk.len() > limit {
+        let len = gathered.len() + chunk.len();
+        if len > limit {
             return Err(ApiError::BodyTooLarge { limit });
+        }
+        // No more than the limit, where a vector's own growth might take twice as much.
+        if len > gathered.capacity() {
+            let capacity = (2 * gathered.capacity()).clamp(len, limit);
+            gathered.reserve_exact(capacity - gathered.len());
         }
         gathered.extend_from_slice(&chunk);
     }
