@@ -9,7 +9,10 @@ use gguf::{Array, Builder, Value};
 fn main() -> std::io::Result<()> {
     write("gguf_reader", gguf_reader())?;
     write("safetensors", safetensors())?;
-    write("model_config", model_config())
+    write("model_config", model_config())?;
+    write("api_requests", api_requests())?;
+    write("answer_text", answer_text())?;
+    write("constraint", constraint())
 }
 
 fn write(target: &str, seeds: Vec<(String, Vec<u8>)>) -> std::io::Result<()> {
@@ -132,6 +135,92 @@ fn model_config() -> Vec<(String, Vec<u8>)> {
         ("bert", r#"{"model_type":"bert","hidden_size":8,"num_attention_heads":2}"#),
     ];
     seeds.map(|(name, json)| (format!("{name}.json"), json.into())).into()
+}
+
+fn api_requests() -> Vec<(String, Vec<u8>)> {
+    let seeds = [
+        (
+            "completion",
+            r#"{"model":"m","prompt":["a","b"],"max_tokens":5,"n":2,"best_of":3,"temperature":0.5,"stop":"x","logit_bias":{"1":-1},"logprobs":2,"echo":true,"seed":7,"stream":false}"#,
+        ),
+        (
+            "tokens",
+            r#"{"model":"m","prompt":[[1,2],[3]],"min_p":0.1,"top_k":4,"ignore_eos":true,"stop_token_ids":[2],"bad_words":["a"],"guided_regex":"a+","priority":1,"cache_salt":"s","request_id":"r","stream":true,"stream_options":{"include_usage":true}}"#,
+        ),
+        (
+            "chat",
+            r#"{"model":"m","messages":[{"role":"system","content":"a"},{"role":"user","content":[{"type":"text","text":"b"}]},{"role":"assistant","content":null,"tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{}"}}]},{"role":"tool","content":"d","tool_call_id":"c"}],"tools":[{"type":"function","function":{"name":"f","parameters":{"type":"object"},"strict":true}}],"tool_choice":{"type":"function","function":{"name":"f"}},"parallel_tool_calls":false,"logprobs":true,"top_logprobs":3,"max_completion_tokens":9}"#,
+        ),
+        (
+            "schema",
+            r#"{"model":"m","messages":[{"role":"user","content":"a"}],"response_format":{"type":"json_schema","json_schema":{"name":"s","schema":{"type":"object"},"strict":true}},"reasoning_effort":"low","chat_template_kwargs":{"x":1},"user":"u"}"#,
+        ),
+        (
+            "responses",
+            r#"{"model":"m","instructions":"i","input":[{"role":"user","content":[{"type":"input_text","text":"a"}]},{"type":"function_call","call_id":"c","name":"f","arguments":"{}"},{"type":"function_call_output","call_id":"c","output":"o"}],"tools":[{"type":"function","name":"f","parameters":{}}],"text":{"format":{"type":"text"}},"max_output_tokens":16}"#,
+        ),
+        (
+            "embedding",
+            r#"{"model":"m","input":["a","b"],"encoding_format":"base64","dimensions":8}"#,
+        ),
+        (
+            "tokenize",
+            r#"{"model":"m","messages":[{"role":"user","content":"a"}],"add_generation_prompt":true}"#,
+        ),
+        ("detokenize", r#"{"model":"m","tokens":[1,2,3]}"#),
+    ];
+    seeds.map(|(name, json)| (format!("{name}.json"), json.into())).into()
+}
+
+/// Three bytes that say how the text is read, and the text.
+fn answer_text() -> Vec<(String, Vec<u8>)> {
+    let texts = [
+        (
+            "hermes",
+            "<think>hm</think>\n\nWell. <tool_call>\n{\"name\": \"f\", \"arguments\": {\"a\": \"}\\\"é\"}}\n</tool_call> x",
+        ),
+        (
+            "llama3",
+            "{\"name\": \"f\", \"parameters\": {\"x\": 1}}; {\"name\": \"f\", \"parameters\": {}}",
+        ),
+        (
+            "python_tag",
+            "a <|python_tag|>{\"type\": \"function\", \"name\": \"g\", \"parameters\": {}}",
+        ),
+        (
+            "mistral",
+            "[THINK]a[/THINK][TOOL_CALLS] [{\"name\": \"f\", \"arguments\": \"{}\"}, {\"name\": \"g\"}]",
+        ),
+        ("none", "{\"city\": \"Rome\"} <tool_call>{bad}<tool_call> </thi"),
+    ];
+    let seeds = texts.iter().enumerate().map(|(i, (name, text))| {
+        let mut bytes = vec![i as u8, 5, 17];
+        bytes.extend_from_slice(text.as_bytes());
+        (format!("{name}.txt"), bytes)
+    });
+    seeds.collect()
+}
+
+/// Two bytes that say what it is and which tokens are chosen, and the constraint.
+fn constraint() -> Vec<(String, Vec<u8>)> {
+    let object = r#"{"type":"object","properties":{"a":{"type":"integer","minimum":0},"b":{"enum":["x",null]}},"required":["a"],"additionalProperties":false}"#;
+    let recursive = r##"{"$ref":"#/$defs/n","$defs":{"n":{"anyOf":[{"type":"null"},{"type":"array","items":{"$ref":"#/$defs/n"},"maxItems":3}]}}}"##;
+    let strings = r#"{"allOf":[{"type":"string","pattern":"^[a-c]{2,5}$"},{"minLength":3}]}"#;
+    let lark =
+        "start: expr\nexpr: NUM | \"(\" expr OP expr \")\"\nNUM: /[0-9]{1,3}/\nOP: \"+\" | \"*\"\n";
+    let seeds: [(&str, u8, &str); 9] = [
+        ("object", 0, object),
+        ("recursive", 0, recursive),
+        ("strings", 0, strings),
+        ("regex", 1, r"(?i)\w+@[a-z]{2,4}\.(com|org)|\p{L}*"),
+        ("lark", 3, lark),
+        ("choice", 5, "yes|no||maybe"),
+        ("tools", 6 + 16, object),
+        ("optional-tools", 7 + 8, object),
+        ("after-thoughts", 32, object),
+    ];
+    let bytes = |kind: u8, text: &str| [&[kind, 3], text.as_bytes()].concat();
+    seeds.map(|(name, kind, text)| (format!("{name}.txt"), bytes(kind, text))).into()
 }
 
 fn scalars() -> Vec<Value> {
