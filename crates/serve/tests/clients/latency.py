@@ -11,6 +11,7 @@ Standard library alone. Medians of five where a figure is of one request.
 
 import http.client
 import json
+import random
 import statistics
 import sys
 import threading
@@ -41,8 +42,9 @@ def stream(prompt, tokens, on_start=None):
 
 
 def prompt(tokens, seed):
-    """Token ids that no other seed has."""
-    return [100 + (seed * 7919 + i * 104729) % 1500 for i in range(tokens)]
+    """Token ids that no other seed has in this order."""
+    draw = random.Random(seed)
+    return [draw.randrange(100, 1600) for _ in range(tokens)]
 
 
 def first(ids):
