@@ -140,8 +140,9 @@ impl CallObject {
 
     /// The first character of a value.
     fn value(&mut self, c: char) -> Step {
-        let string = self.keys[1] == NAME || self.keys[1] == TYPE;
-        if self.wanted == Wanted::Exact && string != (c == '"') {
+        // Names and types are strings, arguments objects.
+        let first = if [NAME, TYPE].contains(&self.keys[1].as_str()) { '"' } else { '{' };
+        if self.wanted == Wanted::Exact && c != first {
             return Step::Broken;
         }
         match c {

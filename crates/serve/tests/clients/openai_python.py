@@ -10,8 +10,10 @@ import argparse
 import base64
 import json
 import struct
+from typing import Literal
 
 import openai
+import pydantic
 
 parser = argparse.ArgumentParser()
 parser.add_argument("base_url")
@@ -157,6 +159,26 @@ def tools():
         {"role": "tool", "tool_call_id": "call_1", "content": "Rain."},
     ]
     assert ask(messages=answered, tools=[WEATHER], tool_choice="none").choices[0].message.tool_calls is None
+
+
+class Weather(pydantic.BaseModel):
+    """The weather in a city"""
+
+    city: Literal["London", "Verona"]
+    days: Literal[1, 2, 3]
+
+
+@check
+def strict_tools():
+    tool = openai.pydantic_function_tool(Weather, name="get_weather")
+    asked = dict(model=MODEL, messages=[{"role": "user", "content": "Weather?"}], tools=[tool], max_tokens=200, temperature=0)
+    called = client.chat.completions.parse(**asked, tool_choice="required", parallel_tool_calls=False)
+    assert isinstance(called.choices[0].message.tool_calls[0].function.parsed_arguments, Weather)
+    # Nothing need be called, and text ends where it would.
+    free = client.chat.completions.parse(**asked, stop=["\n"]).choices[0]
+    assert free.finish_reason in ("stop", "tool_calls")
+    for call in free.message.tool_calls or []:
+        assert isinstance(call.function.parsed_arguments, Weather)
 
 
 @check

@@ -5,6 +5,7 @@
 #   run.sh [WHICH...]            openai_python openai_node langchain lm_eval fuzz_api; all if none is named
 #   run.sh soak [OPTION...]      half an hour of mixed load, and what is left of it (see soak.py)
 #   run.sh overload [OPTION...]  ten times what the server can do (see overload.py)
+#   run.sh cache [OPTION...]     what a prefix cache costs that finds nothing, and waste (see cache.py)
 #
 # INFINITY names the program (default: target/release/infinity). What is needed is installed under
 # target/tools. EXAMPLES sets how often schemathesis calls an operation (500).
@@ -15,7 +16,7 @@ tools="$root/target/tools/clients"
 infinity=${INFINITY:-$root/target/release/infinity}
 export PYTHONDONTWRITEBYTECODE=1
 case ${1:-} in
-soak | overload)
+soak | overload | cache)
     script=$1 && shift
     exec python3 "$here/$script.py" --infinity "$infinity" "$@" ;;
 esac

@@ -85,7 +85,7 @@ class Server:
 
     def blocks(self):
         """The block map's counts, of all models that are loaded: `used`, `idle` (cached, held by nobody),
-        `free`; and sequences `running` and `waiting`."""
+        `free`; sequences `running` and `waiting`; and `waste`, the share of used slots without a token."""
         place = urlparse(self.url)
         connection = http.client.HTTPConnection(place.hostname, place.port, timeout=60)
         try:
@@ -94,7 +94,7 @@ class Server:
                 if line.startswith(b"data: "):
                     view = json.loads(line[6:])
                     counts = {name: view["blocks"][name] for name in ("total", "used", "idle", "free")}
-                    return counts | {name: view[name] for name in ("running", "waiting")}
+                    return counts | {name: view[name] for name in ("running", "waiting", "waste")}
         finally:
             connection.close()
         raise AssertionError("/live ended")
