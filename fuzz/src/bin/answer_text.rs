@@ -43,7 +43,8 @@ fn run(bytes: &[u8]) {
 
 /// Cuts a text in three, at characters.
 fn cut(text: &str, at: [usize; 2]) -> [&str; 3] {
-    let [first, second] = at.map(|at| text.floor_char_boundary(at % (text.len() + 1)));
+    let boundary = |i: usize| (0..=i).rev().find(|&i| text.is_char_boundary(i)).unwrap_or(0);
+    let [first, second] = at.map(|at| boundary(at % (text.len() + 1)));
     let (first, second) = (first.min(second), first.max(second));
     [&text[..first], &text[first..second], &text[second..]]
 }
