@@ -12,7 +12,7 @@ use serde_json::Value;
 use crate::cases::Case;
 use crate::programs::{Kind, Measured, Program, Unit, shown, succeeded, words};
 
-/// Seconds that a server may take until it answers.
+/// How long a server may take until it answers.
 const READY: Duration = Duration::from_secs(120);
 
 /// A closed loop of requests.

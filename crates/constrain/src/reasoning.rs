@@ -53,8 +53,7 @@ impl ReasoningFormat {
 }
 
 /// The grammar, in Lark, of thoughts and the grammar `answer` behind them. With `spaced` up to two
-/// line breaks may come between. `free` is
-/// whether the answer may be any text.
+/// line breaks may come between. `free` is whether the answer may be any text.
 pub(crate) fn grammar(
     format: ReasoningFormat,
     inside: bool,

@@ -3,8 +3,8 @@
     cache.py --infinity target/release/infinity --model MODEL.gguf [--rounds 10]
 
 Prompts have nothing in common, so the cache finds nothing: in each round the same load goes to a server
-with it and to one with --no-prefix-cache, in turns, and the ratio of the medians of their throughput is what
-it costs. Then lengths as in ShareGPT go to a server whose block map is watched: waste is the share of the
+with it and to one with --no-prefix-cache, in turns; what it costs is the median over rounds of the ratio of
+their throughput. Then lengths as in ShareGPT go to a server whose block map is watched: waste is the share of the
 slots of used blocks that hold no token.
 
 Prints Markdown. Status 1 if the cache costs more than --most-cost (0.01), or waste is over --most-waste (0.04).

@@ -92,6 +92,7 @@ fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
         // waits when there is none.
         let ahead = job.lines(match i + 1 < groups * spans {
             true => span_of_rows::<F>(job, piece, place(i + 1)),
+            // Addresses that are not there would be looked for.
             false => (row, at, bytes),
         });
         let (first, ahead) = ahead.split_at(ahead.len() / 3);
