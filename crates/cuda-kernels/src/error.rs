@@ -1,0 +1,95 @@
+use crate::DevicePtr;
+
+/// What can go wrong with a GPU.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The device is not there, or what it needs is not installed.
+    #[error("cuda:{ordinal}: {reason}")]
+    Unavailable {
+        /// The device's number.
+        ordinal: usize,
+        /// What is missing, and what to do.
+        reason: String,
+    },
+    /// There is not enough memory on the device.
+    #[error("cuda:{ordinal}: out of memory: {needed} bytes needed, {free} of {total} free")]
+    OutOfMemory {
+        /// The device's number.
+        ordinal: usize,
+        /// Bytes asked for.
+        needed: usize,
+        /// Bytes that the device has left, what was kept for later uses given back.
+        free: usize,
+        /// Bytes of the device.
+        total: usize,
+    },
+    /// A call of the driver failed.
+    #[error("cuda:{ordinal}: {call} failed: {reason}")]
+    Call {
+        /// The device's number.
+        ordinal: usize,
+        /// The call, with what it was for.
+        call: String,
+        /// What the driver says.
+        reason: String,
+    },
+    /// A kernel could not be launched, or something that was launched before it failed.
+    #[error("cuda:{ordinal}: kernel {kernel}: {reason}")]
+    Launch {
+        /// The device's number.
+        ordinal: usize,
+        /// The kernel.
+        kernel: &'static str,
+        /// What the driver says.
+        reason: String,
+    },
+    /// A kernel's source was not compiled.
+    #[error("{source_name} for {architecture}: {log}")]
+    Compile {
+        /// The file under `kernels/`.
+        source_name: &'static str,
+        /// As NVRTC names it, `sm_80` for example.
+        architecture: String,
+        /// What the compiler says.
+        log: String,
+    },
+    /// NVRTC, which compiles the kernels, is not installed.
+    #[error("NVRTC (libnvrtc.so) is not installed: install CUDA's, or `pip install nvidia-cuda-nvrtc` and put its folder on LD_LIBRARY_PATH")]
+    NoCompiler,
+    /// Memory of another length than the operation needs.
+    #[error("{op}: {what} takes {expected} bytes, got {got}")]
+    Length {
+        /// The operation.
+        op: &'static str,
+        /// The argument.
+        what: &'static str,
+        /// Bytes needed.
+        expected: usize,
+        /// Bytes given.
+        got: usize,
+    },
+    /// Sizes that the operation does not take.
+    #[error("{op}: {reason}")]
+    Unsupported {
+        /// The operation.
+        op: &'static str,
+        /// What it takes.
+        reason: String,
+    },
+    /// Memory that must begin at a multiple of some bytes does not.
+    #[error("{op}: {what} at {at:#x} does not begin at a multiple of {alignment} bytes")]
+    Alignment {
+        /// The operation.
+        op: &'static str,
+        /// The argument.
+        what: &'static str,
+        /// Where it begins.
+        at: DevicePtr,
+        /// Bytes.
+        alignment: usize,
+    },
+}
+
+/// Results of this crate.
+pub type Result<T, E = Error> = std::result::Result<T, E>;

@@ -1,0 +1,1 @@
+//! Products of a few rows with a matrix of blocks.

@@ -1,0 +1,1 @@
+//! Rotary embedding, with the writing of keys and values.

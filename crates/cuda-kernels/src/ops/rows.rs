@@ -1,0 +1,1 @@
+//! Rows gathered, added up and ranked; the embedding.
