@@ -430,8 +430,9 @@ static inline float __uint_as_float(unsigned x) { return reinterpreted<float>(x)
 static inline unsigned __float_as_uint(float x) { return reinterpreted<unsigned>(x); }
 static inline float __int_as_float(int x) { return reinterpreted<float>(x); }
 static inline int __float_as_int(float x) { return reinterpreted<int>(x); }
-static inline float __expf(float x) { return std::exp(x); }
-static inline float __logf(float x) { return std::log(x); }
+// Names that the C library has for itself.
+#define __expf(x) std::exp(float(x))
+#define __logf(x) std::log(float(x))
 static inline float __fdividef(float x, float y) { return x / y; }
 static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 static inline int __float2int_rn(float x) { return int(std::nearbyint(x)); }
