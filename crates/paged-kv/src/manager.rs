@@ -232,11 +232,15 @@ impl<S: BuildHasher> KvCacheManager<S> {
         });
         self.counters.copies += u64::from(copy.is_some());
         let new = needed - usize::from(copy.is_some());
-        let mut taken: Vec<BlockId> = (0..new).map(|_| self.take_block()).collect();
+        for _ in 0..new {
+            let block = self.take_block();
+            self.get_mut(seq).table.blocks.push(block);
+        }
         // Blocks that a sequence gave back together lie behind each other: in order they are one run again,
         // which attention reads without copying.
-        taken.sort_unstable();
-        self.get_mut(seq).table.blocks.extend(taken);
+        let blocks = &mut self.get_mut(seq).table.blocks;
+        let first = blocks.len() - new;
+        blocks[first..].sort_unstable();
         self.counters.table_entries += new;
         let block_size = self.config.block_size;
         let sequence = self.get_mut(seq);
