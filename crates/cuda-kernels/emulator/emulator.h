@@ -435,6 +435,27 @@ static inline float __logf(float x) { return std::log(x); }
 static inline float __fdividef(float x, float y) { return x / y; }
 static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 static inline int __float2int_rn(float x) { return int(std::nearbyint(x)); }
+static inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+    const uint64_t both = low | uint64_t(high) << 32;
+    unsigned out = 0;
+    for (int i = 0; i < 4; ++i) out |= unsigned(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
+    return out;
+}
+
+// Results that are rounded by themselves: nothing after them is fused with them.
+static inline float rounded(float x) {
+#if defined(__x86_64__)
+    __asm__("" : "+x"(x));
+    return x;
+#else
+    volatile float kept = x;
+    return kept;
+#endif
+}
+static inline float __fmul_rn(float x, float y) { return rounded(x * y); }
+static inline float __fadd_rn(float x, float y) { return rounded(x + y); }
+static inline float __fsub_rn(float x, float y) { return rounded(x - y); }
+static inline float __fdiv_rn(float x, float y) { return rounded(x / y); }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
 template <class T> T __ldg(const T* at) { return *at; }
