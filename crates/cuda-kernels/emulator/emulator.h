@@ -442,7 +442,7 @@ static inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selecto
     return out;
 }
 
-// Results that are rounded by themselves: nothing after them is fused with them.
+// Results that are rounded by themselves: nothing before or after them is fused with them.
 static inline float rounded(float x) {
 #if defined(__x86_64__)
     __asm__("" : "+x"(x));
@@ -453,8 +453,8 @@ static inline float rounded(float x) {
 #endif
 }
 static inline float __fmul_rn(float x, float y) { return rounded(x * y); }
-static inline float __fadd_rn(float x, float y) { return rounded(x + y); }
-static inline float __fsub_rn(float x, float y) { return rounded(x - y); }
+static inline float __fadd_rn(float x, float y) { return rounded(rounded(x) + rounded(y)); }
+static inline float __fsub_rn(float x, float y) { return rounded(rounded(x) - rounded(y)); }
 static inline float __fdiv_rn(float x, float y) { return rounded(x / y); }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
