@@ -430,32 +430,12 @@ static inline float __uint_as_float(unsigned x) { return reinterpreted<float>(x)
 static inline unsigned __float_as_uint(float x) { return reinterpreted<unsigned>(x); }
 static inline float __int_as_float(int x) { return reinterpreted<float>(x); }
 static inline int __float_as_int(float x) { return reinterpreted<int>(x); }
-static inline float __expf(float x) { return std::exp(x); }
-static inline float __logf(float x) { return std::log(x); }
+// Names that the C library has for itself.
+#define __expf(x) std::exp(float(x))
+#define __logf(x) std::log(float(x))
 static inline float __fdividef(float x, float y) { return x / y; }
 static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 static inline int __float2int_rn(float x) { return int(std::nearbyint(x)); }
-static inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
-    const uint64_t both = low | uint64_t(high) << 32;
-    unsigned out = 0;
-    for (int i = 0; i < 4; ++i) out |= unsigned(both >> 8 * (selector >> 4 * i & 7) & 0xff) << 8 * i;
-    return out;
-}
-
-// Results that are rounded by themselves: nothing before or after them is fused with them.
-static inline float rounded(float x) {
-#if defined(__x86_64__)
-    __asm__("" : "+x"(x));
-    return x;
-#else
-    volatile float kept = x;
-    return kept;
-#endif
-}
-static inline float __fmul_rn(float x, float y) { return rounded(x * y); }
-static inline float __fadd_rn(float x, float y) { return rounded(rounded(x) + rounded(y)); }
-static inline float __fsub_rn(float x, float y) { return rounded(rounded(x) - rounded(y)); }
-static inline float __fdiv_rn(float x, float y) { return rounded(x / y); }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
 template <class T> T __ldg(const T* at) { return *at; }
