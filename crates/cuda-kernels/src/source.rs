@@ -15,6 +15,7 @@ pub struct Source {
 pub const HEADERS: &[Source] = &[
     Source { name: "common.cuh", text: include_str!("../kernels/common.cuh") },
     Source { name: "blocks.cuh", text: include_str!("../kernels/blocks.cuh") },
+    Source { name: "gemv.cuh", text: include_str!("../kernels/gemv.cuh") },
 ];
 
 macro_rules! sources {
@@ -39,6 +40,10 @@ sources! {
     GEMM = "gemm.cu";
     /// Products of a few rows with a matrix of blocks.
     GEMV = "gemv.cu";
+    /// Products of a few rows with a matrix of floats.
+    GEMV_FLOAT = "gemv_float.cu";
+    /// Products of a few rows with a matrix of 4 bits in groups of 128.
+    GEMV_W4A16 = "gemv_w4a16.cu";
     /// RMSNorm and LayerNorm.
     NORM = "norm.cu";
     /// Plain numbers to blocks.
