@@ -76,6 +76,18 @@ DEVICE uint32_t pack_bf16(float low, float high) {
     return y;
 }
 
+// Of two halves in a word each: a - b, and a b + c with one rounding.
+DEVICE uint32_t sub_f16x2(uint32_t a, uint32_t b) {
+    uint32_t y;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b));
+    return y;
+}
+DEVICE uint32_t fma_f16x2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t y;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(c));
+    return y;
+}
+
 // c + the sum of four products of signed bytes.
 DEVICE int dp4a(int a, int b, int c) {
     asm("dp4a.s32.s32 %0, %1, %2, %0;" : "+r"(c) : "r"(a), "r"(b));

@@ -15,6 +15,7 @@ pub struct Source {
 pub const HEADERS: &[Source] = &[
     Source { name: "common.cuh", text: include_str!("../kernels/common.cuh") },
     Source { name: "blocks.cuh", text: include_str!("../kernels/blocks.cuh") },
+    Source { name: "gemm.cuh", text: include_str!("../kernels/gemm.cuh") },
 ];
 
 macro_rules! sources {
@@ -37,6 +38,10 @@ sources! {
     ELEMENTWISE = "elementwise.cu";
     /// Matrix products on tensor cores.
     GEMM = "gemm.cu";
+    /// Matrix products with weights of 4 bits.
+    GEMM_W4A16 = "gemm_w4a16.cu";
+    /// Matrix products of INT8.
+    GEMM_W8A8 = "gemm_w8a8.cu";
     /// Products of a few rows with a matrix of blocks.
     GEMV = "gemv.cu";
     /// RMSNorm and LayerNorm.
