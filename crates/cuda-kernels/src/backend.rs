@@ -3,6 +3,7 @@
 use std::fmt;
 use std::ops::RangeInclusive;
 
+use crate::blas::Blas;
 use crate::{Kernel, Result};
 
 /// An address in a device's memory.
@@ -187,4 +188,9 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`crate::Error::Call`], also for what went wrong in a launch before.
     fn synchronize(&self) -> Result<()>;
+
+    /// A library for products of halves, where there is one.
+    fn blas(&self) -> Option<&dyn Blas> {
+        None
+    }
 }

@@ -6,12 +6,13 @@
 use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute};
 use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result};
 use cudarc::nvrtc::Ptx;
 
+use crate::blas::{Blas, CublasLt};
 use crate::compile::CubinCache;
 use crate::{Arg, Backend, DevicePtr, Error, Gpu, Kernel, Launch, Properties, Result};
 
@@ -28,6 +29,8 @@ struct Driver {
     stream: Arc<CudaStream>,
     cache: CubinCache,
     loaded: Mutex<Loaded>,
+    /// Looked for at the first product.
+    blas: OnceLock<Option<CublasLt>>,
 }
 
 #[derive(Default)]
@@ -97,7 +100,8 @@ pub fn open(ordinal: usize, cache: CubinCache) -> Result<Gpu> {
     unsafe { context.disable_event_tracking() };
     let stream = context.new_stream().map_err(|e| failed("cuStreamCreate", e))?;
     let loaded = Mutex::default();
-    Ok(Gpu::new(Arc::new(Driver { properties, context, stream, cache, loaded })))
+    let blas = OnceLock::new();
+    Ok(Gpu::new(Arc::new(Driver { properties, context, stream, cache, loaded, blas })))
 }
 
 fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
@@ -259,6 +263,17 @@ impl Backend for Driver {
 
     fn synchronize(&self) -> Result<()> {
         self.stream.synchronize().map_err(|e| self.failed("cuStreamSynchronize", e))
+    }
+
+    fn blas(&self) -> Option<&dyn Blas> {
+        let open = || match CublasLt::open(self.properties.ordinal, &self.context, &self.stream) {
+            Ok(blas) => Some(blas),
+            Err(why) => {
+                tracing::warn!(%why, "matrix products are done by this program's own kernels");
+                None
+            }
+        };
+        self.blas.get_or_init(open).as_ref().map(|blas| blas as &dyn Blas)
     }
 }
 

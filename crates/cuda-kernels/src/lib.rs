@@ -13,6 +13,7 @@
 
 
 mod backend;
+pub mod blas;
 pub mod compile;
 pub mod driver;
 #[cfg(feature = "emulator")]

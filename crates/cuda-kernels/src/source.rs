@@ -16,6 +16,7 @@ pub const HEADERS: &[Source] = &[
     Source { name: "common.cuh", text: include_str!("../kernels/common.cuh") },
     Source { name: "blocks.cuh", text: include_str!("../kernels/blocks.cuh") },
     Source { name: "gemv.cuh", text: include_str!("../kernels/gemv.cuh") },
+    Source { name: "gemm.cuh", text: include_str!("../kernels/gemm.cuh") },
 ];
 
 macro_rules! sources {
@@ -38,6 +39,10 @@ sources! {
     ELEMENTWISE = "elementwise.cu";
     /// Matrix products on tensor cores.
     GEMM = "gemm.cu";
+    /// Matrix products with weights of 4 bits.
+    GEMM_W4A16 = "gemm_w4a16.cu";
+    /// Matrix products of INT8.
+    GEMM_W8A8 = "gemm_w8a8.cu";
     /// Products of a few rows with a matrix of blocks.
     GEMV = "gemv.cu";
     /// Products of a few rows with a matrix of floats.
