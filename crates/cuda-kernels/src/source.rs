@@ -15,6 +15,7 @@ pub struct Source {
 pub const HEADERS: &[Source] = &[
     Source { name: "common.cuh", text: include_str!("../kernels/common.cuh") },
     Source { name: "blocks.cuh", text: include_str!("../kernels/blocks.cuh") },
+    Source { name: "reduce.cuh", text: include_str!("../kernels/reduce.cuh") },
 ];
 
 macro_rules! sources {
