@@ -433,6 +433,14 @@ static inline int __float_as_int(float x) { return reinterpreted<int>(x); }
 // Names that the C library has for itself.
 #define __expf(x) std::exp(float(x))
 #define __logf(x) std::log(float(x))
+// Rounded after each operation: through memory, lest a compiler fuse them.
+static inline float rounded(float x) {
+    volatile float y = x;
+    return y;
+}
+static inline float __fmul_rn(float x, float y) { return rounded(x * y); }
+static inline float __fadd_rn(float x, float y) { return rounded(x + y); }
+static inline float __fsub_rn(float x, float y) { return rounded(x - y); }
 static inline float __fdividef(float x, float y) { return x / y; }
 static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 static inline int __float2int_rn(float x) { return int(std::nearbyint(x)); }

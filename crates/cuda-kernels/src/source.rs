@@ -17,6 +17,7 @@ pub const HEADERS: &[Source] = &[
     Source { name: "blocks.cuh", text: include_str!("../kernels/blocks.cuh") },
     Source { name: "gemv.cuh", text: include_str!("../kernels/gemv.cuh") },
     Source { name: "gemm.cuh", text: include_str!("../kernels/gemm.cuh") },
+    Source { name: "reduce.cuh", text: include_str!("../kernels/reduce.cuh") },
 ];
 
 macro_rules! sources {
