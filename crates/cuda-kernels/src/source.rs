@@ -31,6 +31,8 @@ sources! {
     ATTENTION_DECODE = "attention_decode.cu";
     /// Attention of many rows of a sequence.
     ATTENTION_PREFILL = "attention_prefill.cu";
+    /// What a device can do at most.
+    CEILINGS = "ceilings.cu";
     /// Blocks to plain numbers.
     DEQUANTIZE = "dequantize.cu";
     /// Operations on each element.
