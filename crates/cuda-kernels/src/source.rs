@@ -34,6 +34,8 @@ sources! {
     ATTENTION_DECODE = "attention_decode.cu";
     /// Attention of many rows of a sequence.
     ATTENTION_PREFILL = "attention_prefill.cu";
+    /// What a device can do at most.
+    CEILINGS = "ceilings.cu";
     /// Blocks to plain numbers.
     DEQUANTIZE = "dequantize.cu";
     /// Operations on each element.
@@ -87,7 +89,8 @@ impl Source {
     pub fn hash(&self, further: &[&str]) -> String {
         let mut hash = Sha256::new();
         let headers = HEADERS.iter().flat_map(|h| [h.name, h.text]);
-        for part in [self.name, self.text].into_iter().chain(headers).chain(further.iter().copied()) {
+        for part in [self.name, self.text].into_iter().chain(headers).chain(further.iter().copied())
+        {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }

@@ -112,12 +112,13 @@ impl GpuState {
     }
 
     pub(super) fn activation(&self, x: Tensor, f: Activation) -> Result<Tensor> {
-        self.in_place(x, |gpu, x, n| elementwise::activation(gpu, kernel_of(f), x, n))
+        let f = kernel_of(f)?;
+        self.in_place(x, |gpu, x, n| elementwise::activation(gpu, f, x, n))
     }
 
     pub(super) fn gated(&self, gate: Tensor, up: &Tensor, f: Activation) -> Result<Tensor> {
-        let up = up.buffer()?;
-        self.in_place(gate, |gpu, gate, n| elementwise::gated(gpu, kernel_of(f), gate, &up, n))
+        let (f, up) = (kernel_of(f)?, up.buffer()?);
+        self.in_place(gate, |gpu, gate, n| elementwise::gated(gpu, f, gate, &up, n))
     }
 
     pub(super) fn softmax(&self, x: Tensor) -> Result<Tensor> {
@@ -345,13 +346,17 @@ fn expect_f32(op: &'static str, x: &Tensor) -> Result<()> {
     }
 }
 
-fn kernel_of(f: Activation) -> elementwise::Activation {
-    match f {
+fn kernel_of(f: Activation) -> Result<elementwise::Activation> {
+    Ok(match f {
         Activation::Silu => elementwise::Activation::Silu,
         Activation::GeluErf => elementwise::Activation::GeluErf,
         Activation::GeluTanh => elementwise::Activation::GeluTanh,
         Activation::GeluQuick => elementwise::Activation::GeluQuick,
         Activation::Relu => elementwise::Activation::Relu,
         Activation::ReluSquared => elementwise::Activation::ReluSquared,
-    }
+        other => {
+            let reason = format!("there is no kernel for {other:?}");
+            return Err(cuda_kernels::Error::Unsupported { op: "activation", reason }.into());
+        }
+    })
 }
