@@ -85,7 +85,8 @@ static void switch_context(Context& from, Context& to, bool ends = false) {
 struct Copy {
     void* to;
     const void* from;
-    bool there;
+    unsigned bytes;
+    unsigned read;  // The first of them are read, the others become zeros.
     unsigned group;
 };
 
@@ -374,6 +375,7 @@ extern "C" __attribute__((visibility("default"))) const char* emulator_launch(co
     static void name(__VA_ARGS__);                                            \
     static ::emulator::Registered registered_##name(#name, threads, &name);   \
     static void name(__VA_ARGS__)
+#define KERNEL_BLOCKS(threads, blocks, name, ...) KERNEL(threads, name, __VA_ARGS__)
 #define SHARED(type, name, count) type* name = ::emulator::shared<type>(count)
 #define DYNAMIC_SHARED(type, name) type* name = static_cast<type*>(::emulator::dynamic_array)
 
@@ -433,14 +435,6 @@ static inline int __float_as_int(float x) { return reinterpreted<int>(x); }
 // Names that the C library has for itself.
 #define __expf(x) std::exp(float(x))
 #define __logf(x) std::log(float(x))
-// Rounded after each operation: through memory, lest a compiler fuse them.
-static inline float rounded(float x) {
-    volatile float y = x;
-    return y;
-}
-static inline float __fmul_rn(float x, float y) { return rounded(x * y); }
-static inline float __fadd_rn(float x, float y) { return rounded(x + y); }
-static inline float __fsub_rn(float x, float y) { return rounded(x - y); }
 static inline float __fdividef(float x, float y) { return x / y; }
 static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 static inline int __float2int_rn(float x) { return int(std::nearbyint(x)); }

@@ -3,6 +3,8 @@
 //! Activations are `f32`, as on the processor. What a step needs of the host (ids, slots, angles) is uploaded
 //! once for all layers that ask for the same.
 
+mod attention;
+
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,6 +23,7 @@ use crate::{Device, Error, Result, RopeLayout, Shape, Tensor};
 pub(crate) struct GpuState {
     gpu: Gpu,
     uploads: Arc<Mutex<VecDeque<(Vec<u8>, Buffer)>>>,
+    rows: Arc<Mutex<Option<attention::KnownRows>>>,
 }
 
 /// Uploads that are remembered: of a step some five, twice as many where layers differ.
@@ -28,11 +31,11 @@ const REMEMBERED: usize = 12;
 
 impl GpuState {
     pub(crate) fn open(ordinal: usize) -> Result<Self> {
-        Ok(Self { gpu: crate::device::cuda::gpu(ordinal)?, uploads: Arc::default() })
+        Ok(Self { gpu: crate::device::cuda::gpu(ordinal)?, uploads: Arc::default(), rows: Arc::default() })
     }
 
     /// Elements on the device; the same ones are uploaded once.
-    pub(super) fn upload<T: bytemuck::NoUninit>(&self, elements: &[T]) -> Result<Buffer> {
+    pub(crate) fn upload<T: bytemuck::NoUninit>(&self, elements: &[T]) -> Result<Buffer> {
         let bytes: &[u8] = bytemuck::cast_slice(elements);
         let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, buffer)) = uploads.iter().find(|(known, _)| known == bytes) {
@@ -54,7 +57,7 @@ impl GpuState {
     }
 
     /// An `f32` matrix of any content.
-    pub(super) fn unwritten(&self, shape: [usize; 2]) -> Result<Tensor> {
+    pub(crate) fn unwritten(&self, shape: [usize; 2]) -> Result<Tensor> {
         Tensor::on_gpu(shape, self.gpu.alloc(4 * shape[0] * shape[1])?)
     }
 
@@ -86,7 +89,7 @@ impl GpuState {
         Ok(x)
     }
 
-    pub(super) fn add(&self, x: Tensor, y: &Tensor) -> Result<Tensor> {
+    pub(crate) fn add(&self, x: Tensor, y: &Tensor) -> Result<Tensor> {
         let (rows, cols, whole) = (x.rows(), x.cols(), x.shape() == y.shape());
         let y = y.buffer()?;
         self.in_place(x, |gpu, x, n| match whole {
@@ -95,47 +98,47 @@ impl GpuState {
         })
     }
 
-    pub(super) fn mul(&self, x: Tensor, y: &Tensor) -> Result<Tensor> {
+    pub(crate) fn mul(&self, x: Tensor, y: &Tensor) -> Result<Tensor> {
         let y = y.buffer()?;
         self.in_place(x, |gpu, x, n| elementwise::mul(gpu, x, &y, n))
     }
 
-    pub(super) fn scale(&self, x: Tensor, factor: f32) -> Result<Tensor> {
+    pub(crate) fn scale(&self, x: Tensor, factor: f32) -> Result<Tensor> {
         match factor {
             1.0 => Ok(x),
             _ => self.in_place(x, |gpu, x, n| elementwise::scale(gpu, x, n, factor)),
         }
     }
 
-    pub(super) fn softcap(&self, x: Tensor, cap: f32) -> Result<Tensor> {
+    pub(crate) fn softcap(&self, x: Tensor, cap: f32) -> Result<Tensor> {
         self.in_place(x, |gpu, x, n| elementwise::softcap(gpu, x, n, cap))
     }
 
-    pub(super) fn activation(&self, x: Tensor, f: Activation) -> Result<Tensor> {
+    pub(crate) fn activation(&self, x: Tensor, f: Activation) -> Result<Tensor> {
         let f = kernel_of(f)?;
         self.in_place(x, |gpu, x, n| elementwise::activation(gpu, f, x, n))
     }
 
-    pub(super) fn gated(&self, gate: Tensor, up: &Tensor, f: Activation) -> Result<Tensor> {
+    pub(crate) fn gated(&self, gate: Tensor, up: &Tensor, f: Activation) -> Result<Tensor> {
         let (f, up) = (kernel_of(f)?, up.buffer()?);
         self.in_place(gate, |gpu, gate, n| elementwise::gated(gpu, f, gate, &up, n))
     }
 
-    pub(super) fn softmax(&self, x: Tensor) -> Result<Tensor> {
+    pub(crate) fn softmax(&self, x: Tensor) -> Result<Tensor> {
         let (rows, cols) = (x.rows(), x.cols());
         self.in_place(x, |gpu, x, _| elementwise::softmax(gpu, x, rows, cols))
     }
 
-    pub(super) fn normalise_rows(&self, x: Tensor) -> Result<Tensor> {
+    pub(crate) fn normalise_rows(&self, x: Tensor) -> Result<Tensor> {
         let (rows, cols) = (x.rows(), x.cols());
         self.in_place(x, |gpu, x, _| elementwise::normalise_rows(gpu, x, rows, cols))
     }
 
-    pub(super) fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32, offset: f32) -> Result<Tensor> {
+    pub(crate) fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32, offset: f32) -> Result<Tensor> {
         self.normed(x, NormKind::Rms { weight_offset: offset }, weight, eps)
     }
 
-    pub(super) fn layer_norm(
+    pub(crate) fn layer_norm(
         &self,
         x: &Tensor,
         weight: &Tensor,
@@ -156,7 +159,7 @@ impl GpuState {
         out.reshape(x.shape())
     }
 
-    pub(super) fn add_rms_norm(
+    pub(crate) fn add_rms_norm(
         &self,
         x: Tensor,
         y: &Tensor,
@@ -167,7 +170,7 @@ impl GpuState {
         self.added_and_normed(x, y, NormKind::Rms { weight_offset: offset }, weight, eps)
     }
 
-    pub(super) fn add_layer_norm(
+    pub(crate) fn add_layer_norm(
         &self,
         x: Tensor,
         y: &Tensor,
@@ -201,7 +204,7 @@ impl GpuState {
         Ok((x, out))
     }
 
-    pub(super) fn linear(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    pub(crate) fn linear(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         expect_f32("linear", x)?;
         let (m, n, k, dtype) = (x.rows(), weight.rows(), x.cols(), weight.dtype());
         let y = self.unwritten([m, n])?;
@@ -218,7 +221,7 @@ impl GpuState {
         Ok(y)
     }
 
-    pub(super) fn embedding(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
+    pub(crate) fn embedding(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
         let out = self.unwritten([ids.len(), table.cols()])?;
         let list = self.indices("embedding", ids.iter().map(|&id| id as usize))?;
         let (from, to) = (table.buffer()?, out.buffer()?);
@@ -227,7 +230,7 @@ impl GpuState {
         Ok(out)
     }
 
-    pub(super) fn gather_rows(&self, x: &Tensor, indices: &[usize]) -> Result<Tensor> {
+    pub(crate) fn gather_rows(&self, x: &Tensor, indices: &[usize]) -> Result<Tensor> {
         expect_f32("gather_rows", x)?;
         let out = self.unwritten([indices.len(), x.cols()])?;
         let list = self.indices("gather_rows", indices.iter().copied())?;
@@ -236,7 +239,7 @@ impl GpuState {
         Ok(out)
     }
 
-    pub(super) fn scatter_add_rows(
+    pub(crate) fn scatter_add_rows(
         &self,
         acc: Tensor,
         indices: &[usize],
@@ -251,7 +254,7 @@ impl GpuState {
         })
     }
 
-    pub(super) fn slice_cols(&self, x: &Tensor, columns: std::ops::Range<usize>) -> Result<Tensor> {
+    pub(crate) fn slice_cols(&self, x: &Tensor, columns: std::ops::Range<usize>) -> Result<Tensor> {
         expect_f32("slice_cols", x)?;
         let out = self.unwritten([x.rows(), columns.len()])?;
         let (from, to) = (x.buffer()?, out.buffer()?);
@@ -274,7 +277,7 @@ impl GpuState {
         run(Some(&Rotation { rotary_dim: *rotary_dim, layout, cos: &cos, sin: &sin }))
     }
 
-    pub(super) fn rope(&self, x: Tensor, head_dim: usize, angles: &Rope) -> Result<Tensor> {
+    pub(crate) fn rope(&self, x: Tensor, head_dim: usize, angles: &Rope) -> Result<Tensor> {
         let (rows, heads) = (x.rows(), x.cols() / head_dim.max(1));
         let x = self.owned(x)?;
         self.with_rotation(Some(angles), |rotation| {
@@ -286,7 +289,7 @@ impl GpuState {
         Ok(x)
     }
 
-    pub(super) fn turn_and_store(
+    pub(crate) fn turn_and_store(
         &self,
         [q, k, v]: [Tensor; 3],
         angles: Option<&Rope>,
@@ -319,7 +322,7 @@ impl GpuState {
     }
 
     /// A cache's storage of a layer, which must be on this GPU.
-    pub(super) fn pages<'a>(
+    pub(crate) fn pages<'a>(
         &self,
         cache: &'a dyn KvCache,
         layer: usize,
