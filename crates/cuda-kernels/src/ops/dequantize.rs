@@ -70,7 +70,9 @@ pub fn dequantize(
         return Err(unsupported(OP, format!("{from_type} to {out_type}")));
     }
     let bytes = |dtype: DType| {
-        let partial = || unsupported(OP, format!("{elements} elements are no whole number of {dtype} blocks"));
+        let partial = || {
+            unsupported(OP, format!("{elements} elements are no whole number of {dtype} blocks"))
+        };
         dtype.bytes_for(elements).ok_or_else(partial)
     };
     let (from_bytes, out_bytes) = (bytes(from_type)?, bytes(out_type)?);
@@ -100,11 +102,17 @@ pub fn dequantize_rows(
     (out, out_type): (&Buffer, DType),
 ) -> Result<()> {
     const OP: &str = "dequantize_rows";
-    let partial = || unsupported(OP, format!("a row of {row_len} is no whole number of {from_type} blocks"));
+    let partial =
+        || unsupported(OP, format!("a row of {row_len} is no whole number of {from_type} blocks"));
     let row_bytes = from_type.bytes_for(row_len).ok_or_else(partial)?;
     let (begin, end) = (rows.start.saturating_mul(row_bytes), rows.end.saturating_mul(row_bytes));
     if end > from.len() || begin > end {
-        return Err(Error::Length { op: OP, what: "the matrix", expected: end.max(begin), got: from.len() });
+        return Err(Error::Length {
+            op: OP,
+            what: "the matrix",
+            expected: end.max(begin),
+            got: from.len(),
+        });
     }
     let elements = rows.len() * row_len;
     dequantize(gpu, elements, (&from.slice(begin..end), from_type), (out, out_type))
@@ -124,12 +132,40 @@ impl Code4 {
     pub const fn numbers(self) -> &'static [f32; 16] {
         match self {
             Code4::Nf4 => &[
-                -1.0, -0.696_192_8, -0.525_073_05, -0.394_917_5, -0.284_441_38, -0.184_773_43, -0.091_050_036, 0.0,
-                0.079_580_3, 0.160_930_2, 0.246_112_3, 0.337_915_24, 0.440_709_83, 0.562_617, 0.722_956_84, 1.0,
+                -1.0,
+                -0.696_192_8,
+                -0.525_073_05,
+                -0.394_917_5,
+                -0.284_441_38,
+                -0.184_773_43,
+                -0.091_050_036,
+                0.0,
+                0.079_580_3,
+                0.160_930_2,
+                0.246_112_3,
+                0.337_915_24,
+                0.440_709_83,
+                0.562_617,
+                0.722_956_84,
+                1.0,
             ],
             Code4::Fp4 => &[
-                0.0, 0.005_208_333_5, 0.666_666_7, 1.0, 0.333_333_34, 0.5, 0.166_666_67, 0.25,
-                0.0, -0.005_208_333_5, -0.666_666_7, -1.0, -0.333_333_34, -0.5, -0.166_666_67, -0.25,
+                0.0,
+                0.005_208_333_5,
+                0.666_666_7,
+                1.0,
+                0.333_333_34,
+                0.5,
+                0.166_666_67,
+                0.25,
+                0.0,
+                -0.005_208_333_5,
+                -0.666_666_7,
+                -1.0,
+                -0.333_333_34,
+                -0.5,
+                -0.166_666_67,
+                -0.25,
             ],
         }
     }
@@ -198,7 +234,8 @@ pub fn dequantize_4bit(
     let packed = packed.arg(OP, "codes", n / 2, 16)?;
     let result = out.arg(OP, "the result", n * out_type.block_bytes(), 16)?;
     let numbers = gpu.upload(code.numbers())?;
-    let args = [packed, Arg::Ptr(numbers.ptr()), scales, codes, map, offset, result, Arg::I64(n as i64)];
+    let args =
+        [packed, Arg::Ptr(numbers.ptr()), scales, codes, map, offset, result, Arg::I64(n as i64)];
     let grid = blocks(gpu, n.div_ceil(16 / out_type.block_bytes() * UNROLL * THREADS as usize), 8);
     // SAFETY: the kernel reads two codes a byte, the scales of the blocks of 64 and 16 numbers, and writes n.
     unsafe { gpu.launch(&Kernel::new(&DEQUANTIZE, name), Launch::new(grid, THREADS), &args) }
@@ -243,7 +280,11 @@ pub struct PackedMatrix<'a> {
 /// # Errors
 /// [`Error::Unsupported`] for other types, and for `k`, `n` or groups that are no multiple of 8,
 /// [`Error::Length`], [`Error::Alignment`] (the result at a multiple of 16 bytes), and those of a launch.
-pub fn dequantize_packed(gpu: &Gpu, matrix: &PackedMatrix<'_>, (out, out_type): (&Buffer, DType)) -> Result<()> {
+pub fn dequantize_packed(
+    gpu: &Gpu,
+    matrix: &PackedMatrix<'_>,
+    (out, out_type): (&Buffer, DType),
+) -> Result<()> {
     const OP: &str = "dequantize_packed";
     let &PackedMatrix { format, k, n, group_size, words, zeros, scales } = matrix;
     let name = match (format, out_type) {
@@ -256,7 +297,10 @@ pub fn dequantize_packed(gpu: &Gpu, matrix: &PackedMatrix<'_>, (out, out_type): 
         (_, other) => return Err(unsupported(OP, format!("to {other}"))),
     };
     if [k, n, group_size].iter().any(|x| x % 8 != 0) || group_size == 0 {
-        return Err(unsupported(OP, format!("k {k}, n {n} and groups of {group_size}: all must be multiples of 8")));
+        return Err(unsupported(
+            OP,
+            format!("k {k}, n {n} and groups of {group_size}: all must be multiples of 8"),
+        ));
     }
     let count = k.div_ceil(group_size);
     let (groups, more) = match format {
