@@ -111,7 +111,7 @@ pub fn quantize_rows(
     scales: &Buffer,
 ) -> Result<()> {
     const OP: &str = "quantize_rows";
-    if k % 4 != 0 {
+    if !k.is_multiple_of(4) {
         return Err(unsupported(OP, format!("rows of {k}, no multiple of 4")));
     }
     let args = [
