@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use blocks::DType;
+use blocks::{DType, IQ1_GRID, IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID};
 
 use super::{blocks, int};
-use crate::source::DEQUANTIZE;
+use crate::source::{DEQUANTIZE, DEQUANTIZE_IQ, DEQUANTIZE_PACKED};
 use crate::{Arg, Buffer, Error, Gpu, Kernel, Launch, Result};
 
 pub(super) const THREADS: u32 = 256;
@@ -41,10 +41,25 @@ fn kernel(from: DType, to: DType) -> Option<&'static str> {
         };
     }
     Some(names!(
-        Q1_0 "q1_0", Q2_0 "q2_0", Q4_0 "q4_0", Q4_1 "q4_1", Q5_0 "q5_0", Q5_1 "q5_1", Q8_0 "q8_0", Q8_1 "q8_1",
-        Q2_K "q2_k", Q3_K "q3_k", Q4_K "q4_k", Q5_K "q5_k", Q6_K "q6_k", Q8_K "q8_k", IQ4_NL "iq4_nl", IQ4_XS "iq4_xs",
-        TQ1_0 "tq1_0", TQ2_0 "tq2_0", MXFP4 "mxfp4", NVFP4 "nvfp4"
+        Q1_0 "q1_0", Q2_0 "q2_0", Q4_0 "q4_0", Q4_1 "q4_1", Q5_0 "q5_0", Q5_1 "q5_1", Q8_0 "q8_0",
+        Q8_1 "q8_1", Q2_K "q2_k", Q3_K "q3_k", Q4_K "q4_k", Q5_K "q5_k", Q6_K "q6_k", Q8_K "q8_k",
+        IQ4_NL "iq4_nl", IQ4_XS "iq4_xs", TQ1_0 "tq1_0", TQ2_0 "tq2_0", MXFP4 "mxfp4", NVFP4 "nvfp4",
+        IQ1_S "iq1_s", IQ1_M "iq1_m", IQ2_XXS "iq2_xxs", IQ2_XS "iq2_xs", IQ2_S "iq2_s", IQ3_XXS "iq3_xxs",
+        IQ3_S "iq3_s"
     ))
+}
+
+/// The code book of a type that has one, as the kernels of `dequantize_iq.cu` read it.
+fn code_book(dtype: DType) -> Option<&'static [u8]> {
+    Some(match dtype {
+        DType::IQ1_S | DType::IQ1_M => bytemuck::cast_slice(&IQ1_GRID),
+        DType::IQ2_XXS => IQ2_XXS_GRID.as_flattened(),
+        DType::IQ2_XS => IQ2_XS_GRID.as_flattened(),
+        DType::IQ2_S => IQ2_S_GRID.as_flattened(),
+        DType::IQ3_XXS => IQ3_XXS_GRID.as_flattened(),
+        DType::IQ3_S => IQ3_S_GRID.as_flattened(),
+        _ => return None,
+    })
 }
 
 /// Whether [`dequantize`] goes from the one type to the other.
@@ -52,7 +67,7 @@ pub fn can_dequantize(from: DType, to: DType) -> bool {
     kernel(from, to).is_some() || from == to && matches!(to, DType::F32 | DType::F16 | DType::BF16)
 }
 
-/// `elements` numbers of `from_type` (GGML's blocks but IQ1 to IQ3, F32, F16, BF16) as F32, F16 or BF16. F32
+/// `elements` numbers of `from_type` (GGML's block types, F32, F16, BF16) as F32, F16 or BF16. F32
 /// has the bits of [`blocks::decode`]; the others are those rounded to nearest, ties to even.
 ///
 /// # Errors
@@ -84,9 +99,17 @@ pub fn dequantize(
     };
     let chunks = elements.div_ceil(16 / out_type.block_bytes());
     let grid = blocks(gpu, chunks.div_ceil(UNROLL * THREADS as usize), 8);
-    let args = [from_arg, out_arg, Arg::I64(elements as i64)];
+    let count = Arg::I64(elements as i64);
+    let launch = Launch::new(grid, THREADS);
+    if let Some(book) = code_book(from_type) {
+        let book = gpu.upload(book)?;
+        let args = [from_arg, Arg::Ptr(book.ptr()), out_arg, count];
+        // SAFETY: as below; codes of the type are within its code book, whatever the bytes.
+        return unsafe { gpu.launch(&Kernel::new(&DEQUANTIZE_IQ, name), launch, &args) };
+    }
+    let args = [from_arg, out_arg, count];
     // SAFETY: the kernel reads the blocks of the elements and writes the elements; both buffers have them.
-    unsafe { gpu.launch(&Kernel::new(&DEQUANTIZE, name), Launch::new(grid, THREADS), &args) }
+    unsafe { gpu.launch(&Kernel::new(&DEQUANTIZE, name), launch, &args) }
 }
 
 /// Some rows of a matrix with `row_len` columns, as [`dequantize`] does it; the first goes to the beginning of
@@ -238,7 +261,7 @@ pub fn dequantize_4bit(
         [packed, Arg::Ptr(numbers.ptr()), scales, codes, map, offset, result, Arg::I64(n as i64)];
     let grid = blocks(gpu, n.div_ceil(16 / out_type.block_bytes() * UNROLL * THREADS as usize), 8);
     // SAFETY: the kernel reads two codes a byte, the scales of the blocks of 64 and 16 numbers, and writes n.
-    unsafe { gpu.launch(&Kernel::new(&DEQUANTIZE, name), Launch::new(grid, THREADS), &args) }
+    unsafe { gpu.launch(&Kernel::new(&DEQUANTIZE_PACKED, name), Launch::new(grid, THREADS), &args) }
 }
 
 /// How a matrix of k inputs and n outputs is packed into words of eight 4-bit levels.
@@ -325,5 +348,5 @@ pub fn dequantize_packed(
     let launch = Launch::grid2(k.div_ceil(64) as u32, n.div_ceil(64) as u32, THREADS);
     // SAFETY: the kernel reads k n levels, the scales and zeros of `count` groups and, if there, k groups, and
     // writes k n numbers.
-    unsafe { gpu.launch(&Kernel::new(&DEQUANTIZE, name), launch, &args) }
+    unsafe { gpu.launch(&Kernel::new(&DEQUANTIZE_PACKED, name), launch, &args) }
 }
