@@ -5,7 +5,8 @@
 template <class T> constexpr int AT_ONCE = 16 / int(sizeof(T));
 
 DEVICE void store(float* to, const float (&x)[4]) {
-    *reinterpret_cast<Bytes16*>(to) = {{__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]), __float_as_uint(x[3])}};
+    const Bytes16 words = {{__float_as_uint(x[0]), __float_as_uint(x[1]), __float_as_uint(x[2]), __float_as_uint(x[3])}};
+    *reinterpret_cast<Bytes16*>(to) = words;
 }
 DEVICE void store(float* to, const float (&x)[8]) {
     const float low[4] = {x[0], x[1], x[2], x[3]}, high[4] = {x[4], x[5], x[6], x[7]};
@@ -18,7 +19,9 @@ template <class T> DEVICE void store(T* to, const float (&x)[4]) {
     *reinterpret_cast<Bytes8*>(to) = {{pack(T{}, x[0], x[1]), pack(T{}, x[2], x[3])}};
 }
 template <class T> DEVICE void store(T* to, const float (&x)[8]) {
-    *reinterpret_cast<Bytes16*>(to) = {{pack(T{}, x[0], x[1]), pack(T{}, x[2], x[3]), pack(T{}, x[4], x[5]), pack(T{}, x[6], x[7])}};
+    const T t{};
+    const Bytes16 words = {{pack(t, x[0], x[1]), pack(t, x[2], x[3]), pack(t, x[4], x[5]), pack(t, x[6], x[7])}};
+    *reinterpret_cast<Bytes16*>(to) = words;
 }
 
 DEVICE void set(float& y, float x) { y = x; }

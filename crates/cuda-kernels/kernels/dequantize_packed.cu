@@ -31,10 +31,10 @@ DEVICE void dequantize_4bit(const uint8_t* packed, const float* code, const floa
     write_rest<N>(out, n, [&](int64_t i) { return table[packed[i / 2] >> (i % 2 ? 0 : 4) & 15] * scale(i / 64); });
 }
 
-#define DEQUANTIZE_4BIT(type, name)                                                                            \
+#define DEQUANTIZE_4BIT(type, name)                                                                               \
     KERNEL(256, name, const uint8_t* packed, const float* code, const float* absmax, const uint8_t* nested_codes, \
-           const float* map, const float* offset, type* out, int64_t n) {                                       \
-        dequantize_4bit(packed, code, absmax, nested_codes, map, offset, out, n);                               \
+           const float* map, const float* offset, type* out, int64_t n) {                                         \
+        dequantize_4bit(packed, code, absmax, nested_codes, map, offset, out, n);                                 \
     }
 
 DEQUANTIZE_4BIT(float, dequantize_4bit_f32)
@@ -48,8 +48,8 @@ DEQUANTIZE_4BIT(bf16, dequantize_4bit_bf16)
 // its transpose, n x k, row by row, as all other weights lie.
 //
 // GPTQ: word (i, c) of [k / 8, n] has inputs 8 i .. 8 i + 8 of output c, in order. The group of an input is
-// its place over the group's size, or groups[input] where given (kept within the groups). One is added to a zero (modulo 16)
-// unless the file is of version 2.
+// its place over the group's size, or groups[input] where given (kept within the groups). One is added to
+// a zero (modulo 16) unless the file is of version 2.
 // AWQ: word (i, c) of [k, n / 8] has outputs 8 c + {0, 2, 4, 6, 1, 3, 5, 7} of input i, zeros likewise.
 struct Gptq {
     static constexpr int ROWS = 8, COLUMNS = 64;  // words of a tile
@@ -59,7 +59,7 @@ struct Gptq {
 };
 struct Awq {
     static constexpr int ROWS = 64, COLUMNS = 8;
-    static constexpr int PITCH = 9;
+    static constexpr int PITCH = 9;  // rows eight apart in different banks, but for pairs
     DEVICE int place(int n) { return n % 8 / 2 + n % 2 * 4; }
     DEVICE int level(const uint32_t* tile, int k, int n) { return tile[k * PITCH + n / 8] >> place(n) * 4 & 15; }
     DEVICE int zero(uint32_t word, int n, int) { return word >> place(n) * 4 & 15; }
@@ -99,10 +99,10 @@ DEVICE void dequantize_packed(const uint32_t* words, const uint32_t* zeros, cons
     }
 }
 
-#define DEQUANTIZE_PACKED(format, type, name)                                                                    \
-    KERNEL(256, name, const uint32_t* words, const uint32_t* zeros, const f16* scales, const int* groups, type* out, \
-           int k, int n, int group_size, int group_count, int more) {                                                              \
-        dequantize_packed<format>(words, zeros, scales, groups, out, k, n, group_size, group_count, more);                     \
+#define DEQUANTIZE_PACKED(format, type, name)                                                              \
+    KERNEL(256, name, const uint32_t* words, const uint32_t* zeros, const f16* scales, const int* groups, \
+           type* out, int k, int n, int group_size, int group_count, int more) {                           \
+        dequantize_packed<format>(words, zeros, scales, groups, out, k, n, group_size, group_count, more); \
     }
 
 DEQUANTIZE_PACKED(Gptq, float, dequantize_gptq_f32)
