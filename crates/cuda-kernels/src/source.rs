@@ -18,6 +18,7 @@ pub const HEADERS: &[Source] = &[
     Source { name: "gemv.cuh", text: include_str!("../kernels/gemv.cuh") },
     Source { name: "gemm.cuh", text: include_str!("../kernels/gemm.cuh") },
     Source { name: "reduce.cuh", text: include_str!("../kernels/reduce.cuh") },
+    Source { name: "chunks.cuh", text: include_str!("../kernels/chunks.cuh") },
 ];
 
 macro_rules! sources {
@@ -38,6 +39,10 @@ sources! {
     CEILINGS = "ceilings.cu";
     /// Blocks to plain numbers.
     DEQUANTIZE = "dequantize.cu";
+    /// Blocks of code books to plain numbers.
+    DEQUANTIZE_IQ = "dequantize_iq.cu";
+    /// NF4, FP4, GPTQ and AWQ to plain numbers.
+    DEQUANTIZE_PACKED = "dequantize_packed.cu";
     /// Operations on each element.
     ELEMENTWISE = "elementwise.cu";
     /// Matrix products on tensor cores.
