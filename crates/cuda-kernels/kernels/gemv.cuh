@@ -30,21 +30,21 @@ struct GemvShape {
 // N sums over a warp at once: lane l gets that of v[l / (32 / N)]. Half of the values go to the other half of
 // the lanes at each step, so that N - 1 + log2(32 / N) shuffles do. The order of an element's sum is
 // that of warp_sum for any N.
-template <int N> DEVICE float warp_sums(float (&v)[N]) {
-    int distance = WARP / 2;
+template <int HALF, int DISTANCE, int N> DEVICE float fold_sums(float (&v)[N]) {
+    if constexpr (HALF > 0) {
+        const bool upper = lane_id() & DISTANCE;
 #pragma unroll
-    for (int half = N / 2; half > 0; half /= 2, distance /= 2) {
-        const bool upper = lane_id() & distance;
-#pragma unroll
-        for (int i = 0; i < half; ++i) {
-            const float mine = upper ? v[i + half] : v[i], other = upper ? v[i] : v[i + half];
-            v[i] = mine + __shfl_xor_sync(ALL_LANES, other, distance);
+        for (int i = 0; i < HALF; ++i) {
+            const float mine = upper ? v[i + HALF] : v[i], other = upper ? v[i] : v[i + HALF];
+            v[i] = mine + __shfl_xor_sync(ALL_LANES, other, DISTANCE);
         }
+    } else {
+        v[0] += __shfl_xor_sync(ALL_LANES, v[0], DISTANCE);
     }
-#pragma unroll
-    for (; distance > 0; distance /= 2) v[0] += __shfl_xor_sync(ALL_LANES, v[0], distance);
-    return v[0];
+    if constexpr (DISTANCE > 1) return fold_sums<HALF / 2, DISTANCE / 2>(v);
+    else return v[0];
 }
+template <int N> DEVICE float warp_sums(float (&v)[N]) { return fold_sums<N / 2, WARP / 2>(v); }
 
 // A type T of M rows of x has
 //   SLAB, SLAB_BYTES   elements and bytes of a row that a warp takes at once, SPAN bytes of the ring for them
@@ -112,6 +112,7 @@ DEVICE void gemv(uint8_t* rings, float* parts, const uint8_t* w, typename T::Act
         ahead_slot = ahead_slot + 1 == T::STAGES ? 0 : ahead_slot + 1;
         if (++ahead_step == steps) ahead_step = 0, ++ahead, ahead_group += group_step;
     };
+#pragma unroll 1
     for (int i = 0; i < T::STAGES - 1; ++i) fill();
 
     int slot = 0, group = first_group;
