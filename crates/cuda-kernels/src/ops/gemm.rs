@@ -22,7 +22,7 @@ use crate::blas::Half;
 use crate::source::GEMM;
 use crate::{Arg, Buffer, Error, Gpu, Kernel, Launch, Result};
 
-pub use self::linear::linear;
+pub use self::linear::{by_slabs, linear, of_blocks};
 pub use self::w4a16::{GROUP, Packed, W4Config, W4Matrix, pack, unpack};
 pub use self::w8a8::{quantize_rows, w8a8};
 

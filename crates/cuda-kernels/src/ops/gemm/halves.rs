@@ -1,5 +1,7 @@
 //! Products of f16 and bf16: rows rounded once, then multiplied with one matrix or with slabs of it.
 
+use std::ops::Range;
+
 use super::{Gemm, OP, THREADS, bias_arg, unsupported};
 use crate::blas::{BlasProduct, Half};
 use crate::ops::{blocks, int};
@@ -153,5 +155,22 @@ impl<'a> Halves<'a> {
         // SAFETY: the kernel reads [m, padded], [n, padded] and [n], and writes n of each stride of m rows: as long as
         // was checked or allocated, the first two aligned to 16.
         unsafe { gpu.launch(&Kernel::new(&GEMM, name), launch, &args) }
+    }
+    /// Multiplies with rows `columns` of a larger `W`, into those columns of `y`, whose rows are `stride` long.
+    ///
+    /// # Errors
+    /// Those of [`super::plain`].
+    pub(super) fn times_slab(
+        &self,
+        w: &Buffer,
+        bias: Option<&Buffer>,
+        (y, stride): (&Buffer, usize),
+        columns: Range<usize>,
+    ) -> Result<()> {
+        let Range { start, end } = columns;
+        bias_arg(bias, end)?;
+        y.arg(OP, "y", 4 * end, 4)?;
+        let bias = bias.map(|bias| bias.slice(4 * start..4 * end));
+        self.times(w, bias.as_ref(), (&y.slice(4 * start..y.len()), stride), end - start)
     }
 }
