@@ -39,7 +39,8 @@ impl Case {
         blocks::encode(dtype, &numbers, k, None, &mut w).unwrap();
         let mut decoded = vec![0.0; n * k];
         blocks::decode(dtype, &w, &mut decoded).unwrap();
-        let halves = |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| f16::from_f32(x).to_f64()).collect() };
+        let halves =
+            |x: &[f32]| -> Vec<f64> { x.iter().map(|&x| f16::from_f32(x).to_f64()).collect() };
         let (x_is, w_is) = (halves(&x), halves(&decoded));
         let dot = |i: usize, j: usize| -> f64 {
             let (x, w) = (&x_is[i * k..][..k], &w_is[j * k..][..k]);
@@ -84,7 +85,9 @@ fn blocks_are_multiplied_as_halves() {
 fn slabs_and_the_whole_are_the_same() {
     for (dtype, n) in [(DType::Q4_K, 130), (DType::IQ4_NL, 257), (DType::Q8_0, 5)] {
         let case = Case::random(dtype, (9, n, 256));
-        case.check(&format!("{dtype} in slabs"), |gpu, product| by_slabs(gpu, dtype, 1, product).unwrap());
+        case.check(&format!("{dtype} in slabs"), |gpu, product| {
+            by_slabs(gpu, dtype, 1, product).unwrap()
+        });
     }
 }
 
@@ -92,7 +95,9 @@ fn slabs_and_the_whole_are_the_same() {
 fn linear_takes_any_type_and_number_of_rows() {
     for (dtype, m) in [(DType::Q4_K, 1), (DType::Q6_K, 65), (DType::TQ2_0, 2)] {
         let case = Case::random(dtype, (m, 30, 256));
-        case.check(&format!("linear of {dtype}"), |gpu, product| linear(gpu, dtype, product).unwrap());
+        case.check(&format!("linear of {dtype}"), |gpu, product| {
+            linear(gpu, dtype, product).unwrap()
+        });
     }
 }
 
@@ -130,8 +135,14 @@ fn what_does_not_fit_is_refused() {
         assert!(unsupported(of_blocks(gpu, DType::Q4_K, 0, &good)));
         assert!(unsupported(of_blocks(gpu, DType::Q4_K, 5, &good)));
         let short = some.slice(0..8 * 144 - 1);
-        assert!(matches!(linear(gpu, DType::Q4_K, &product(256, &short)), Err(Error::Length { .. })));
+        assert!(matches!(
+            linear(gpu, DType::Q4_K, &product(256, &short)),
+            Err(Error::Length { .. })
+        ));
         let odd = some.slice(8..1 << 15);
-        assert!(matches!(linear(gpu, DType::Q4_K, &product(256, &odd)), Err(Error::Alignment { .. })));
+        assert!(matches!(
+            linear(gpu, DType::Q4_K, &product(256, &odd)),
+            Err(Error::Alignment { .. })
+        ));
     });
 }

@@ -131,7 +131,9 @@ pub fn plain(gpu: &Gpu, gemm: Gemm, dtype: DType, product: &Product<'_>) -> Resu
         Gemm::Naive => true,
         Gemm::Tiled => false,
         _ => {
-            let Some(half) = half(dtype) else { return unsupported(format!("{gemm:?} of {dtype}")) };
+            let Some(half) = half(dtype) else {
+                return unsupported(format!("{gemm:?} of {dtype}"));
+            };
             let halves = Halves::round(gpu, gemm, half, (product.x, m, k))?;
             return halves.times(w, product.bias, (product.y, n), n);
         }

@@ -108,13 +108,15 @@ pub fn of_blocks(gpu: &Gpu, dtype: DType, splits: usize, product: &Product<'_>) 
     let parts = if splits > 1 { Some(gpu.alloc(4 * splits * m * n)?) } else { None };
     let to = parts.as_ref().unwrap_or(y);
     let added = if splits > 1 { Arg::Ptr(0) } else { product.bias()? };
-    let mut args = vec![Arg::Ptr(rows.rows().ptr()), w, added, Arg::Ptr(to.ptr()), Arg::I64(n as i64)];
+    let mut args =
+        vec![Arg::Ptr(rows.rows().ptr()), w, added, Arg::Ptr(to.ptr()), Arg::I64(n as i64)];
     for size in [m, n, k, splits] {
         args.push(int(OP, size)?.into());
     }
     let (tile, name) = if m > 32 { (64, names[1]) } else { (32, names[0]) };
     let grid = [m.div_ceil(tile), n.div_ceil(COLUMNS), splits].map(|x| x as u32);
-    let launch = Launch::grid3(grid[0], grid[1], grid[2], 128).with_shared((3 * tile as u32 + 2 * 64) * 128);
+    let launch =
+        Launch::grid3(grid[0], grid[1], grid[2], 128).with_shared((3 * tile as u32 + 2 * 64) * 128);
     // SAFETY: the kernel reads [m, k] halves, n rows of blocks and [n], and writes [splits, m, n]: as long as checked or
     // allocated, the halves aligned to 16 and the blocks as their type wants.
     unsafe { gpu.launch(&Kernel::new(&GEMM_BLOCKS, name), launch, &args) }?;
@@ -131,7 +133,8 @@ fn add_parts(
 ) -> Result<()> {
     let from = from.arg(OP, "parts", 4 * parts * m * n, 4)?;
     let (bias, y) = (super::bias_arg(bias, n)?, y.arg(OP, "y", 4 * m * n, 4)?);
-    let args = [from, bias, y, Arg::I64((m * n) as i64), int(OP, n)?.into(), int(OP, parts)?.into()];
+    let args =
+        [from, bias, y, Arg::I64((m * n) as i64), int(OP, n)?.into(), int(OP, parts)?.into()];
     let launch = Launch::new(blocks(gpu, (m * n).div_ceil(THREADS as usize), 8), THREADS);
     // SAFETY: the kernel reads [parts, m, n] and [n] and writes [m, n], as long as checked.
     unsafe { gpu.launch(&Kernel::new(&GEMM_BLOCKS, "gemm_add_parts"), launch, &args) }

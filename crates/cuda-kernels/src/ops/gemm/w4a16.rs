@@ -62,7 +62,8 @@ fn places() -> Vec<(usize, usize)> {
 
 /// The first row and column of each block, as they lie.
 fn corners(n: usize, k: usize) -> impl Iterator<Item = (usize, usize)> {
-    (0..n.div_ceil(32)).flat_map(move |strip| (0..k / 32).map(move |block| (strip * 32, block * 32)))
+    (0..n.div_ceil(32))
+        .flat_map(move |strip| (0..k / 32).map(move |block| (strip * 32, block * 32)))
 }
 
 /// Puts `q`, `[n, k]` with one value a byte, below 16, into the layout of the kernels; `k` is a multiple of 32.
@@ -182,7 +183,11 @@ impl W4Matrix {
         }
         let groups = n * (k / GROUP);
         let length = |what, expected, got| {
-            if expected == got { Ok(()) } else { Err(Error::Length { op: OP, what, expected, got }) }
+            if expected == got {
+                Ok(())
+            } else {
+                Err(Error::Length { op: OP, what, expected, got })
+            }
         };
         length("packed weights", n.next_multiple_of(32) * k / 2, 4 * words.len())?;
         length("scales of groups", 2 * groups, 2 * scales.len())?;
@@ -211,7 +216,14 @@ impl W4Matrix {
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::Alignment`], and those of a launch.
-    pub fn linear(&self, gpu: &Gpu, x: &Buffer, bias: Option<&Buffer>, y: &Buffer, m: usize) -> Result<()> {
+    pub fn linear(
+        &self,
+        gpu: &Gpu,
+        x: &Buffer,
+        bias: Option<&Buffer>,
+        y: &Buffer,
+        m: usize,
+    ) -> Result<()> {
         let &Self { n, k, .. } = self;
         if m <= MOST_ROWS {
             return self.few_rows(gpu, W4Config::of(gpu, m, n, k), (x, m), bias, y);
@@ -229,7 +241,12 @@ impl W4Matrix {
     /// Rows `first..end` of `W` as f16; `first` is a multiple of 32.
     fn decode(&self, gpu: &Gpu, first: usize, end: usize) -> Result<Buffer> {
         let out = gpu.alloc(2 * (end - first) * self.k)?;
-        let pointers = [Arg::Ptr(self.words.ptr()), Arg::Ptr(self.scales.ptr()), self.zeros(), Arg::Ptr(out.ptr())];
+        let pointers = [
+            Arg::Ptr(self.words.ptr()),
+            Arg::Ptr(self.scales.ptr()),
+            self.zeros(),
+            Arg::Ptr(out.ptr()),
+        ];
         let sizes = [first, end, self.n.next_multiple_of(32), self.k];
         let mut args = pointers.to_vec();
         for size in sizes {
@@ -256,7 +273,9 @@ impl W4Matrix {
         y: &Buffer,
     ) -> Result<()> {
         let &Self { n, k, .. } = self;
-        let Some((shared, name)) = config.kernel() else { return unsupported(format!("{config:?}")) };
+        let Some((shared, name)) = config.kernel() else {
+            return unsupported(format!("{config:?}"));
+        };
         let W4Config { rows, splits } = config;
         if splits == 0 || splits > k.div_ceil(STEP).max(1) {
             return unsupported(format!("{splits} splits of {k}"));
@@ -268,7 +287,8 @@ impl W4Matrix {
         for first in (0..m).step_by(rows * MOST_TILES) {
             let m = (m - first).min(rows * MOST_TILES);
             let row_tiles = m.div_ceil(rows);
-            let parts = if splits > 1 { tiles * row_tiles * splits * rows * COLUMNS * 4 } else { 0 };
+            let parts =
+                if splits > 1 { tiles * row_tiles * splits * rows * COLUMNS * 4 } else { 0 };
             let parts = gpu.alloc(parts)?;
             let mut args = vec![
                 Arg::Ptr(halves.rows().ptr() + (2 * first * k) as u64),
