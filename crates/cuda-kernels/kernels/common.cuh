@@ -38,6 +38,9 @@ struct alignas(8) Bytes8 { uint32_t words[2]; };
 #ifndef EMULATOR
 
 #define KERNEL(threads, name, ...) extern "C" __global__ void __launch_bounds__(threads) name(__VA_ARGS__)
+// The same for a kernel of which so many blocks are to fit on a multiprocessor: its registers are cut to that.
+#define KERNEL_BLOCKS(threads, blocks, name, ...) \
+    extern "C" __global__ void __launch_bounds__(threads, blocks) name(__VA_ARGS__)
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]
 #define DYNAMIC_SHARED(type, name)                         \
     extern __shared__ __align__(16) uint8_t dynamic_shared[]; \

@@ -79,6 +79,45 @@ DEVICE void store_pair(const Output& out, int row, int column, float first, floa
     }
 }
 
+// Adds to the sums of a warp, of M_TILES x N_TILES tiles of mma, the products of 128 bytes of its rows, which
+// begin at `row` and `column` in shared tiles of 8 chunks a row.
+template <class TYPE, class SUM, int M_TILES, int N_TILES>
+DEVICE void multiply_tiles(SUM (&sum)[M_TILES][N_TILES][4], const uint8_t* x_tile, const uint8_t* w_tile, int row, int column) {
+#pragma unroll
+    for (int part = 0; part < 4; ++part) {
+        uint32_t a[M_TILES][4], b[N_TILES / 2][2][2];
+#pragma unroll
+        for (int i = 0; i < M_TILES; ++i) load_rows<8>(a[i], x_tile, row + i * 16, part);
+#pragma unroll
+        for (int j = 0; j < N_TILES / 2; ++j) load_columns<8>(b[j], w_tile, column + j * 16, part);
+#pragma unroll
+        for (int i = 0; i < M_TILES; ++i)
+#pragma unroll
+            for (int j = 0; j < N_TILES; ++j) TYPE::multiply(sum[i][j], a[i], b[j / 2][j % 2]);
+    }
+}
+
+// Writes them to y, the first at this row and column.
+template <class TYPE, class SUM, int M_TILES, int N_TILES>
+DEVICE void store_tiles(const SUM (&sum)[M_TILES][N_TILES][4], const Output& out, int row, int column) {
+    row += lane_id() / 4, column += lane_id() % 4 * 2;
+#pragma unroll
+    for (int i = 0; i < M_TILES; ++i)
+#pragma unroll
+        for (int j = 0; j < N_TILES; ++j)
+#pragma unroll
+            for (int lower = 0; lower < 2; ++lower) {
+                const int r = row + i * 16 + lower * 8, c = column + j * 8;
+                float pair[2];
+#pragma unroll
+                for (int e = 0; e < 2; ++e) {
+                    pair[e] = float(sum[i][j][2 * lower + e]);
+                    if (TYPE::SCALED && r < out.m && c + e < out.n) pair[e] *= out.row_scale[r] * out.column_scale[c + e];
+                }
+                store_pair(out, r, c, pair[0], pair[1]);
+            }
+}
+
 // A block's tile of BM x BN of y, by WM x WN warps, each with its part of it in registers. A step of the
 // loop takes 128 bytes of each row of x and W through shared memory, (BM + BN) * 128 bytes a stage, in
 // STAGES stages: while one is multiplied, the copies of STAGES - 1 more are under way. With one stage
@@ -87,7 +126,6 @@ DEVICE void store_pair(const Output& out, int row, int column, float first, floa
 template <class TYPE, int BM, int BN, int WM, int WN, int STAGES>
 DEVICE void tile_product(uint8_t* shared, const uint8_t* x, const uint8_t* w, int bytes, const Output& out) {
     constexpr int CHUNKS = 8, ROW = CHUNKS * 16, THREADS = WM * WN * WARP, STAGE = (BM + BN) * ROW;
-    constexpr int M_TILES = BM / WM / 16, N_TILES = BN / WN / 8;
     static_assert(BM % (WM * 16) == 0 && BN % (WN * 16) == 0, "whole tiles of mma, two at a time");
     const int first_row = blockIdx.x * BM, first_column = blockIdx.y * BN;
     const int warp_row = warp_id() % WM * (BM / WM), warp_column = warp_id() / WM * (BN / WN);
@@ -97,22 +135,10 @@ DEVICE void tile_product(uint8_t* shared, const uint8_t* x, const uint8_t* w, in
         copy_tile<BM, CHUNKS, THREADS>(stage, x, first_row, out.m, step * ROW, bytes);
         copy_tile<BN, CHUNKS, THREADS>(stage + BM * ROW, w, first_column, out.n, step * ROW, bytes);
     };
-    typename TYPE::Sum sum[M_TILES][N_TILES][4] = {};
+    typename TYPE::Sum sum[BM / WM / 16][BN / WN / 8][4] = {};
     const auto multiply = [&](int step) {
-        const uint8_t* x_tile = shared + step % STAGES * STAGE;
-        const uint8_t* w_tile = x_tile + BM * ROW;
-#pragma unroll
-        for (int part = 0; part < CHUNKS / 2; ++part) {
-            uint32_t a[M_TILES][4], b[N_TILES / 2][2][2];
-#pragma unroll
-            for (int i = 0; i < M_TILES; ++i) load_rows<CHUNKS>(a[i], x_tile, warp_row + i * 16, part);
-#pragma unroll
-            for (int j = 0; j < N_TILES / 2; ++j) load_columns<CHUNKS>(b[j], w_tile, warp_column + j * 16, part);
-#pragma unroll
-            for (int i = 0; i < M_TILES; ++i)
-#pragma unroll
-                for (int j = 0; j < N_TILES; ++j) TYPE::multiply(sum[i][j], a[i], b[j / 2][j % 2]);
-        }
+        const uint8_t* stage = shared + step % STAGES * STAGE;
+        multiply_tiles<TYPE>(sum, stage, stage + BM * ROW, warp_row, warp_column);
     };
     if constexpr (STAGES == 1) {
         for (int step = 0; step < steps; ++step) {
@@ -138,20 +164,5 @@ DEVICE void tile_product(uint8_t* shared, const uint8_t* x, const uint8_t* w, in
             multiply(step);
         }
     }
-    const int row = first_row + warp_row + lane_id() / 4, column = first_column + warp_column + lane_id() % 4 * 2;
-#pragma unroll
-    for (int i = 0; i < M_TILES; ++i)
-#pragma unroll
-        for (int j = 0; j < N_TILES; ++j)
-#pragma unroll
-            for (int lower = 0; lower < 2; ++lower) {
-                const int r = row + i * 16 + lower * 8, c = column + j * 8;
-                float pair[2];
-#pragma unroll
-                for (int e = 0; e < 2; ++e) {
-                    pair[e] = float(sum[i][j][2 * lower + e]);
-                    if (TYPE::SCALED && r < out.m && c + e < out.n) pair[e] *= out.row_scale[r] * out.column_scale[c + e];
-                }
-                store_pair(out, r, c, pair[0], pair[1]);
-            }
+    store_tiles<TYPE>(sum, out, first_row + warp_row, first_column + warp_column);
 }

@@ -86,7 +86,7 @@ template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W
             high_zero[j] = pack_f16(-64.0f - zero, -64.0f - zero);
         }
         float part[M_TILES][4][4] = {};
-#pragma unroll
+#pragma unroll 2
         for (int block = 0; block < 4; ++block) {
             const Bytes16 words =
                 *reinterpret_cast<const Bytes16*>(stage + (warp_id() * 4 + block) * BLOCK_BYTES + lane * 16);
@@ -180,29 +180,21 @@ template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W
             }
         }
     }
-    if (!writes) return;
-#pragma unroll
-    for (int i = 0; i < M_TILES; ++i)
-#pragma unroll
-        for (int j = 0; j < 4; ++j)
-#pragma unroll
-            for (int lower = 0; lower < 2; ++lower)
-                store_pair(out, first_row + i * 16 + lane / 4 + lower * 8, first_column + strip * 32 + j * 8 + lane % 4 * 2,
-                           sum[i][j][2 * lower], sum[i][j][2 * lower + 1]);
+    if (writes) store_tiles<F16>(sum, out, first_row, first_column + strip * 32);
 }
 
 // Launch: (n / 128, m / BM, splits) of 256; dynamic shared memory: STAGES * (16 KiB + 512 BM + 768) bytes.
-#define W4A16(name, BM, STAGES)                                                                                            \
-    KERNEL(W4_THREADS, name, const uint8_t* x, const uint8_t* w, const uint8_t* scales, const uint8_t* zeros,              \
+#define W4A16(name, BM, STAGES, BLOCKS)                                                                                            \
+    KERNEL_BLOCKS(W4_THREADS, BLOCKS, name, const uint8_t* x, const uint8_t* w, const uint8_t* scales, const uint8_t* zeros, \
            const float* bias, float* y, float* parts, int* done, int m, int n, int k, int splits) {                        \
         DYNAMIC_SHARED(uint8_t, shared);                                                                                   \
         const W4a16 in = {x, w, scales, zeros, parts, done, k, splits};                                                    \
         const Output out = {y, n, m, n, bias, nullptr, nullptr};                                                           \
         w4a16_product<BM, STAGES>(shared, in, out);                                                                        \
     }
-W4A16(gemm_w4a16_16, 16, 4)
-W4A16(gemm_w4a16_32, 32, 3)
-W4A16(gemm_w4a16_64, 64, 3)
+W4A16(gemm_w4a16_16, 16, 4, 2)
+W4A16(gemm_w4a16_32, 32, 3, 2)
+W4A16(gemm_w4a16_64, 64, 3, 1)
 
 // Columns first..end - 1 of the weights as halves, [end - first][k], for products of more rows than pay for making
 // halves again and again. `first` is a multiple of 32. Bound by: bytes, 2.5 a weight. Launch: any grid of 256.

@@ -121,7 +121,12 @@ impl Descriptor {
     fn set<T>(&self, attribute: Desc, value: T) -> Result<(), CublasError> {
         // SAFETY: the descriptor is alive, and the value is as long as said while the call copies it.
         unsafe {
-            result::set_matmul_desc_attribute(self.0, attribute, (&raw const value).cast(), size_of::<T>())
+            result::set_matmul_desc_attribute(
+                self.0,
+                attribute,
+                (&raw const value).cast(),
+                size_of::<T>(),
+            )
         }
     }
 }
@@ -136,7 +141,12 @@ impl Preferences {
     fn set<T>(&self, attribute: Preference, value: T) -> Result<(), CublasError> {
         // SAFETY: as for a descriptor.
         unsafe {
-            result::set_matmul_pref_attribute(self.0, attribute, (&raw const value).cast(), size_of::<T>())
+            result::set_matmul_pref_attribute(
+                self.0,
+                attribute,
+                (&raw const value).cast(),
+                size_of::<T>(),
+            )
         }
     }
 }
@@ -165,7 +175,8 @@ impl Drop for Preferences {
 impl Key {
     fn of(product: &BlasProduct) -> Self {
         let BlasProduct { half, m, n, k, stride, .. } = *product;
-        let alignments = [product.w, product.x, product.y].map(|at| 1 << at.trailing_zeros().min(8));
+        let alignments =
+            [product.w, product.x, product.y].map(|at| 1 << at.trailing_zeros().min(8));
         Self { half, m, n, k, stride, bias: product.bias.is_some(), alignments }
     }
 }

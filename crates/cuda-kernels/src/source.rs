@@ -47,6 +47,8 @@ sources! {
     ELEMENTWISE = "elementwise.cu";
     /// Matrix products on tensor cores.
     GEMM = "gemm.cu";
+    /// Matrix products with weights in GGML's blocks.
+    GEMM_BLOCKS = "gemm_blocks.cu";
     /// Matrix products with weights of 4 bits.
     GEMM_W4A16 = "gemm_w4a16.cu";
     /// Matrix products of INT8.

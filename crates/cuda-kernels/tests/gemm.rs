@@ -10,7 +10,12 @@ use half::{bf16, f16};
 use rand::Rng;
 
 /// `x w^T + bias` in f64.
-fn reference(x: &[f64], w: &[f64], bias: Option<&[f32]>, (m, n, k): (usize, usize, usize)) -> Vec<f64> {
+fn reference(
+    x: &[f64],
+    w: &[f64],
+    bias: Option<&[f32]>,
+    (m, n, k): (usize, usize, usize),
+) -> Vec<f64> {
     let element = |i: usize, j: usize| -> f64 {
         let sum: f64 = (0..k).map(|at| x[i * k + at] * w[j * k + at]).sum();
         sum + bias.map_or(0.0, |bias| f64::from(bias[j]))
@@ -75,9 +80,18 @@ fn plain_products_are_those_of_f64() {
                     let product = Product { x: &x, w: &w, bias: bias.as_ref(), y: &y, m, n, k };
                     plain(gpu, gemm, dtype, &product).unwrap();
                     let what = format!("{device}, {gemm:?}, {dtype}, {m} {n} {k}");
-                    let want = if matches!(gemm, Gemm::Naive | Gemm::Tiled) { &unrounded } else { &rounded };
+                    let want = if matches!(gemm, Gemm::Naive | Gemm::Tiled) {
+                        &unrounded
+                    } else {
+                        &rounded
+                    };
                     // Sums of f32 in order.
-                    assert_close(&written(&y, m * n, &what), want, 1e-6 * (k as f64).sqrt().max(4.0), &what);
+                    assert_close(
+                        &written(&y, m * n, &what),
+                        want,
+                        1e-6 * (k as f64).sqrt().max(4.0),
+                        &what,
+                    );
                 }
             });
         }
@@ -140,7 +154,8 @@ fn int8_products_are_exact_but_for_the_rounding_of_x() {
             let what = format!("{device}, {m} {n} {k}");
             let (x_at, w_at) = (gpu.upload(&x).unwrap(), gpu.upload(&w).unwrap());
             let (q, scales) = quantize_rows(gpu, &x_at, m, k).unwrap();
-            let (q, scales): (Vec<i8>, Vec<f32>) = (q.download().unwrap(), scales.download().unwrap());
+            let (q, scales): (Vec<i8>, Vec<f32>) =
+                (q.download().unwrap(), scales.download().unwrap());
             let padded = k.next_multiple_of(16);
             let mut x_is = Vec::new();
             for i in 0..m {
@@ -156,8 +171,11 @@ fn int8_products_are_exact_but_for_the_rounding_of_x() {
                     }
                 }
             }
-            let w_is: Vec<f64> =
-                w.iter().enumerate().map(|(at, &q)| f64::from(q) * f64::from(w_scales[at / k])).collect();
+            let w_is: Vec<f64> = w
+                .iter()
+                .enumerate()
+                .map(|(at, &q)| f64::from(q) * f64::from(w_scales[at / k]))
+                .collect();
             let want = reference(&x_is, &w_is, Some(&bias), (m, n, k));
             let (scales, bias) = (gpu.upload(&w_scales).unwrap(), gpu.upload(&bias).unwrap());
             let y = poisoned(gpu, 4 * m * n + 64);
@@ -173,7 +191,8 @@ fn a_row_of_zeros_is_zeros() {
     on_each(|gpu, device| {
         let (x, w) = (gpu.filled(0, 4 * 32).unwrap(), gpu.filled(1, 2 * 32).unwrap());
         let (scales, y) = (gpu.upload(&[1.0f32; 2]).unwrap(), poisoned(gpu, 8));
-        w8a8(gpu, &Product { x: &x, w: &w, bias: None, y: &y, m: 1, n: 2, k: 32 }, &scales).unwrap();
+        w8a8(gpu, &Product { x: &x, w: &w, bias: None, y: &y, m: 1, n: 2, k: 32 }, &scales)
+            .unwrap();
         assert_eq!(y.download::<f32>().unwrap(), [0.0; 2], "{device}");
     });
 }
@@ -182,7 +201,8 @@ fn a_row_of_zeros_is_zeros() {
 fn what_does_not_fit_is_refused() {
     on_each(|gpu, _| {
         let (long, short) = (gpu.filled(0, 4 * 64).unwrap(), gpu.filled(0, 4 * 63).unwrap());
-        let (half, row, odd) = (short.slice(0..127), short.slice(0..28), gpu.filled(0, 4 * 64 + 2).unwrap());
+        let (half, row, odd) =
+            (short.slice(0..127), short.slice(0..28), gpu.filled(0, 4 * 64 + 2).unwrap());
         let odd = odd.slice(2..odd.len());
         let product = |x, w, bias, y| Product { x, w, bias, y, m: 8, n: 8, k: 8 };
         let good = product(&long, &long, Some(&long), &long);
@@ -201,7 +221,10 @@ fn what_does_not_fit_is_refused() {
             assert!(matches!(misaligned, Err(Error::Alignment { .. })));
         }
         if Gemm::of_halves(gpu, 1) != Gemm::CublasLt {
-            assert!(matches!(plain(gpu, Gemm::CublasLt, DType::F16, &good), Err(Error::Unsupported { .. })));
+            assert!(matches!(
+                plain(gpu, Gemm::CublasLt, DType::F16, &good),
+                Err(Error::Unsupported { .. })
+            ));
         }
         let wide = Product { k: (1 << 17) + 1, m: 0, n: 0, ..good };
         assert!(matches!(w8a8(gpu, &wide, &long), Err(Error::Unsupported { .. })));

@@ -88,9 +88,13 @@ fn packing_has_an_inverse() {
 #[test]
 fn products_are_those_of_f64() {
     // One group; an odd number of groups; columns beyond a tile; rows beyond the tiles of a launch.
-    for (m, n, k, zeros) in
-        [(1, 1, 128, false), (20, 72, 384, true), (17, 133, 256, true), (3, 40, 1152, false), (130, 32, 128, true)]
-    {
+    for (m, n, k, zeros) in [
+        (1, 1, 128, false),
+        (20, 72, 384, true),
+        (17, 133, 256, true),
+        (3, 40, 1152, false),
+        (130, 32, 128, true),
+    ] {
         let weights = Weights::random(n, k, zeros);
         let mut random = random(m as u64);
         let x = normal(&mut random, m * k, 1.0);
@@ -111,7 +115,10 @@ fn products_are_those_of_f64() {
                     matrix.few_rows(gpu, config, (&x, m), bias.as_ref(), &y).unwrap();
                     let got: Vec<f32> = y.download().unwrap();
                     assert_close(&got[..m * n], &want, 1e-6 * (k as f64).sqrt(), &what);
-                    assert!(got[m * n..].iter().all(|y| y.to_bits() == u32::MAX), "{what}: beyond the end");
+                    assert!(
+                        got[m * n..].iter().all(|y| y.to_bits() == u32::MAX),
+                        "{what}: beyond the end"
+                    );
                 }
             }
         });
@@ -136,7 +143,11 @@ fn a_row_is_the_same_in_any_batch_and_tile() {
         for rows in [16, 32, 64] {
             for (from, count) in [(0, 40), (0, 1), (7, 25)] {
                 let want = &all[from * n..(from + count) * n];
-                assert_eq!(rows_from(rows, from, count), want, "{device}: {rows}, {count} from {from}");
+                assert_eq!(
+                    rows_from(rows, from, count),
+                    want,
+                    "{device}: {rows}, {count} from {from}"
+                );
             }
         }
     });
@@ -201,19 +212,27 @@ fn what_does_not_fit_is_refused() {
         let refused = |packed: Packed<'_>| W4Matrix::new(gpu, &packed).unwrap_err();
         assert!(matches!(refused(Packed { k: 192, ..good }), Error::Unsupported { .. }));
         assert!(matches!(refused(Packed { words: &words[1..], ..good }), Error::Length { .. }));
-        assert!(matches!(refused(Packed { scales: &weights.scales[1..], ..good }), Error::Length { .. }));
+        assert!(matches!(
+            refused(Packed { scales: &weights.scales[1..], ..good }),
+            Error::Length { .. }
+        ));
         assert!(matches!(refused(Packed { zeros: Some(&[8; 15]), ..good }), Error::Length { .. }));
-        assert!(matches!(refused(Packed { zeros: Some(&[32; 16]), ..good }), Error::Unsupported { .. }));
+        assert!(matches!(
+            refused(Packed { zeros: Some(&[32; 16]), ..good }),
+            Error::Unsupported { .. }
+        ));
         let matrix = W4Matrix::new(gpu, &good).unwrap();
         let (x, y) = (gpu.filled(0, 4 * 256).unwrap(), gpu.filled(0, 4 * 8).unwrap());
-        let run = |rows, splits, m| {
-            matrix.few_rows(gpu, W4Config { rows, splits }, (&x, m), None, &y)
-        };
+        let run =
+            |rows, splits, m| matrix.few_rows(gpu, W4Config { rows, splits }, (&x, m), None, &y);
         assert!(run(16, 1, 1).is_ok() && run(16, 1, 0).is_ok());
         assert!(matches!(run(48, 1, 1), Err(Error::Unsupported { .. })));
         assert!(matches!(run(16, 0, 1), Err(Error::Unsupported { .. })));
         assert!(matches!(run(16, 2, 1), Err(Error::Unsupported { .. })));
         assert!(matches!(run(16, 1, 2), Err(Error::Length { .. })));
-        assert!(matches!(matrix.linear(gpu, &x, Some(&y.slice(4..32)), &y, 1), Err(Error::Length { .. })));
+        assert!(matches!(
+            matrix.linear(gpu, &x, Some(&y.slice(4..32)), &y, 1),
+            Err(Error::Length { .. })
+        ));
     });
 }

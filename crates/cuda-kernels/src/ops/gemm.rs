@@ -22,7 +22,7 @@ use crate::blas::Half;
 use crate::source::GEMM;
 use crate::{Arg, Buffer, Error, Gpu, Kernel, Launch, Result};
 
-pub use self::linear::linear;
+pub use self::linear::{by_slabs, linear, of_blocks};
 pub use self::w4a16::{GROUP, Packed, W4Config, W4Matrix, pack, unpack};
 pub use self::w8a8::{quantize_rows, w8a8};
 
@@ -131,7 +131,9 @@ pub fn plain(gpu: &Gpu, gemm: Gemm, dtype: DType, product: &Product<'_>) -> Resu
         Gemm::Naive => true,
         Gemm::Tiled => false,
         _ => {
-            let Some(half) = half(dtype) else { return unsupported(format!("{gemm:?} of {dtype}")) };
+            let Some(half) = half(dtype) else {
+                return unsupported(format!("{gemm:?} of {dtype}"));
+            };
             let halves = Halves::round(gpu, gemm, half, (product.x, m, k))?;
             return halves.times(w, product.bias, (product.y, n), n);
         }

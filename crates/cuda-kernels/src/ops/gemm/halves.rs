@@ -1,5 +1,7 @@
 //! Products of f16 and bf16: rows rounded once, then multiplied with one matrix or with slabs of it.
 
+use std::ops::Range;
+
 use super::{Gemm, OP, THREADS, bias_arg, unsupported};
 use crate::blas::{BlasProduct, Half};
 use crate::ops::{blocks, int};
@@ -42,21 +44,38 @@ impl Tile {
 }
 
 /// The launch of a kernel of `tile_product`: a block a tile, with 128 bytes of each of its rows a stage.
-pub(super) fn tiles((m, rows): (usize, usize), (n, columns): (usize, usize), warps: u32, stages: u32) -> Launch {
+pub(super) fn tiles(
+    (m, rows): (usize, usize),
+    (n, columns): (usize, usize),
+    warps: u32,
+    stages: u32,
+) -> Launch {
     let shared = stages * ((rows + columns) * 128) as u32;
-    Launch::grid2(m.div_ceil(rows) as u32, n.div_ceil(columns) as u32, warps * 32).with_shared(shared)
+    Launch::grid2(m.div_ceil(rows) as u32, n.div_ceil(columns) as u32, warps * 32)
+        .with_shared(shared)
 }
 
 /// Rows whose bytes are no multiple of 16, or that do not begin at one, in rows of `padded` bytes; others
 /// as they are.
-pub(super) fn aligned(gpu: &Gpu, w: &Buffer, rows: usize, bytes: usize, padded: usize) -> Result<Buffer> {
+pub(super) fn aligned(
+    gpu: &Gpu,
+    w: &Buffer,
+    rows: usize,
+    bytes: usize,
+    padded: usize,
+) -> Result<Buffer> {
     let from = w.arg(OP, "w", rows * bytes, 1)?;
     if bytes == padded && w.ptr().is_multiple_of(16) {
         return Ok(w.clone());
     }
     let to = gpu.alloc(rows * padded)?;
-    let args =
-        [from, Arg::Ptr(to.ptr()), Arg::I64(rows as i64), int(OP, bytes)?.into(), int(OP, padded)?.into()];
+    let args = [
+        from,
+        Arg::Ptr(to.ptr()),
+        Arg::I64(rows as i64),
+        int(OP, bytes)?.into(),
+        int(OP, padded)?.into(),
+    ];
     let launch = Launch::new(blocks(gpu, (rows * padded).div_ceil(THREADS as usize), 8), THREADS);
     // SAFETY: the kernel reads rows * bytes, as checked, and writes rows * padded, as allocated.
     unsafe { gpu.launch(&Kernel::new(&GEMM, "gemm_pad_rows"), launch, &args) }?;
@@ -64,11 +83,21 @@ pub(super) fn aligned(gpu: &Gpu, w: &Buffer, rows: usize, bytes: usize, padded: 
 }
 
 /// `x` f32 `[m, k]`, anywhere, to `[m, padded]`.
-fn round(gpu: &Gpu, half: Half, x: &Buffer, (m, k, padded): (usize, usize, usize)) -> Result<Buffer> {
+fn round(
+    gpu: &Gpu,
+    half: Half,
+    x: &Buffer,
+    (m, k, padded): (usize, usize, usize),
+) -> Result<Buffer> {
     let rounded = gpu.alloc(2 * m * padded)?;
     let from = x.arg(OP, "x", 4 * m * k, 4)?;
-    let args =
-        [from, Arg::Ptr(rounded.ptr()), Arg::I64(m as i64), int(OP, k)?.into(), int(OP, padded)?.into()];
+    let args = [
+        from,
+        Arg::Ptr(rounded.ptr()),
+        Arg::I64(m as i64),
+        int(OP, k)?.into(),
+        int(OP, padded)?.into(),
+    ];
     let name = match half {
         Half::F16 => "gemm_round_f16",
         Half::Bf16 => "gemm_round_bf16",
@@ -147,11 +176,34 @@ impl<'a> Halves<'a> {
             Half::Bf16 => tile.names[1],
         };
         let sizes = [int(OP, m)?, int(OP, n)?, int(OP, padded)?].map(Arg::I32);
-        let mut args = vec![Arg::Ptr(self.rows.ptr()), Arg::Ptr(w.ptr()), bias_at, to, Arg::I64(stride as i64)];
+        let mut args = vec![
+            Arg::Ptr(self.rows.ptr()),
+            Arg::Ptr(w.ptr()),
+            bias_at,
+            to,
+            Arg::I64(stride as i64),
+        ];
         args.extend(sizes);
         let launch = tiles((m, tile.rows), (n, tile.columns), tile.warps, tile.stages);
         // SAFETY: the kernel reads [m, padded], [n, padded] and [n], and writes n of each stride of m rows: as long as
         // was checked or allocated, the first two aligned to 16.
         unsafe { gpu.launch(&Kernel::new(&GEMM, name), launch, &args) }
+    }
+    /// Multiplies with rows `columns` of a larger `W`, into those columns of `y`, whose rows are `stride` long.
+    ///
+    /// # Errors
+    /// Those of [`super::plain`].
+    pub(super) fn times_slab(
+        &self,
+        w: &Buffer,
+        bias: Option<&Buffer>,
+        (y, stride): (&Buffer, usize),
+        columns: Range<usize>,
+    ) -> Result<()> {
+        let Range { start, end } = columns;
+        bias_arg(bias, end)?;
+        y.arg(OP, "y", 4 * end, 4)?;
+        let bias = bias.map(|bias| bias.slice(4 * start..4 * end));
+        self.times(w, bias.as_ref(), (&y.slice(4 * start..y.len()), stride), end - start)
     }
 }

@@ -10,6 +10,7 @@
 use half::f16;
 
 use super::halves::Halves;
+use super::linear::slabs;
 use super::{Gemm, OP, THREADS, bias_arg, unsupported};
 use crate::blas::Half;
 use crate::ops::{blocks, int};
@@ -45,13 +46,24 @@ pub struct Packed<'a> {
     pub zeros: Option<&'a [u8]>,
 }
 
-/// Where nibble `p` of word `i` is in `W`: its row and column.
-fn place(k: usize, i: usize, p: usize) -> (usize, usize) {
-    let (word, lane, block) = (i % 4, i / 4 % 32, i / 128);
-    let (strip, block) = (block / (k / 32), block % (k / 32));
-    let row = strip * 32 + word % 2 * 16 + lane / 4 + p % 4 / 2 * 8;
-    let column = block * 32 + word / 2 * 16 + lane % 4 * 2 + p / 4 + p % 2 * 8;
-    (row, column)
+/// Words of a block: 32 lanes with four each.
+const BLOCK_WORDS: usize = 128;
+
+/// Where the nibbles of a block are in `W`: row and column of nibble `p` of word `i` at `8 * i + p`.
+fn places() -> Vec<(usize, usize)> {
+    let place = |at: usize| {
+        let (p, word, lane) = (at % 8, at / 8 % 4, at / 32);
+        let row = word % 2 * 16 + lane / 4 + p % 4 / 2 * 8;
+        let column = word / 2 * 16 + lane % 4 * 2 + p / 4 + p % 2 * 8;
+        (row, column)
+    };
+    (0..8 * BLOCK_WORDS).map(place).collect()
+}
+
+/// The first row and column of each block, as they lie.
+fn corners(n: usize, k: usize) -> impl Iterator<Item = (usize, usize)> {
+    (0..n.div_ceil(32))
+        .flat_map(move |strip| (0..k / 32).map(move |block| (strip * 32, block * 32)))
 }
 
 /// Puts `q`, `[n, k]` with one value a byte, below 16, into the layout of the kernels; `k` is a multiple of 32.
@@ -60,12 +72,18 @@ fn place(k: usize, i: usize, p: usize) -> (usize, usize) {
 /// If `q` is not of that length, or `k` no multiple of 32.
 pub fn pack(n: usize, k: usize, q: &[u8]) -> Vec<u32> {
     assert!(q.len() == n * k && k.is_multiple_of(32), "{} values for {n} x {k}", q.len());
-    let nibble = |i, p| {
-        let (row, column) = place(k, i, p);
-        if row < n { u32::from(q[row * k + column] & 15) << (4 * p) } else { 0 }
-    };
-    let words = n.next_multiple_of(32) * k / 8;
-    (0..words).map(|i| (0..8).fold(0, |word, p| word | nibble(i, p))).collect()
+    let places = places();
+    let mut words = vec![0; n.next_multiple_of(32) * k / 8];
+    for (block, (first, begin)) in words.chunks_exact_mut(BLOCK_WORDS).zip(corners(n, k)) {
+        for (word, places) in block.iter_mut().zip(places.chunks_exact(8)) {
+            for (p, &(row, column)) in places.iter().enumerate() {
+                if first + row < n {
+                    *word |= u32::from(q[(first + row) * k + begin + column] & 15) << (4 * p);
+                }
+            }
+        }
+    }
+    words
 }
 
 /// The inverse of [`pack`].
@@ -74,12 +92,14 @@ pub fn pack(n: usize, k: usize, q: &[u8]) -> Vec<u32> {
 /// If there are not as many words as [`pack`] gives.
 pub fn unpack(n: usize, k: usize, words: &[u32]) -> Vec<u8> {
     assert!(words.len() == n.next_multiple_of(32) * k / 8, "{} words for {n} x {k}", words.len());
+    let places = places();
     let mut q = vec![0; n * k];
-    for (i, &word) in words.iter().enumerate() {
-        for p in 0..8 {
-            let (row, column) = place(k, i, p);
-            if row < n {
-                q[row * k + column] = (word >> (4 * p) & 15) as u8;
+    for (block, (first, begin)) in words.chunks_exact(BLOCK_WORDS).zip(corners(n, k)) {
+        for (word, places) in block.iter().zip(places.chunks_exact(8)) {
+            for (p, &(row, column)) in places.iter().enumerate() {
+                if first + row < n {
+                    q[(first + row) * k + begin + column] = (word >> (4 * p) & 15) as u8;
+                }
             }
         }
     }
@@ -163,7 +183,11 @@ impl W4Matrix {
         }
         let groups = n * (k / GROUP);
         let length = |what, expected, got| {
-            if expected == got { Ok(()) } else { Err(Error::Length { op: OP, what, expected, got }) }
+            if expected == got {
+                Ok(())
+            } else {
+                Err(Error::Length { op: OP, what, expected, got })
+            }
         };
         length("packed weights", n.next_multiple_of(32) * k / 2, 4 * words.len())?;
         length("scales of groups", 2 * groups, 2 * scales.len())?;
@@ -192,7 +216,14 @@ impl W4Matrix {
     ///
     /// # Errors
     /// [`Error::Length`], [`Error::Alignment`], and those of a launch.
-    pub fn linear(&self, gpu: &Gpu, x: &Buffer, bias: Option<&Buffer>, y: &Buffer, m: usize) -> Result<()> {
+    pub fn linear(
+        &self,
+        gpu: &Gpu,
+        x: &Buffer,
+        bias: Option<&Buffer>,
+        y: &Buffer,
+        m: usize,
+    ) -> Result<()> {
         let &Self { n, k, .. } = self;
         if m <= MOST_ROWS {
             return self.few_rows(gpu, W4Config::of(gpu, m, n, k), (x, m), bias, y);
@@ -200,12 +231,9 @@ impl W4Matrix {
         y.arg(OP, "y", 4 * m * n, 4)?;
         bias_arg(bias, n)?;
         let halves = Halves::round(gpu, Gemm::of_halves(gpu, m), Half::F16, (x, m, k))?;
-        let slab = (SLAB / (2 * k).max(1)).next_multiple_of(COLUMNS);
-        for first in (0..n).step_by(slab) {
-            let end = (first + slab).min(n);
+        for (first, end) in slabs(SLAB, n, k) {
             let w = self.decode(gpu, first, end)?;
-            let bias = bias.map(|bias| bias.slice(4 * first..4 * end));
-            halves.times(&w, bias.as_ref(), (&y.slice(4 * first..y.len()), n), end - first)?;
+            halves.times_slab(&w, bias, (y, n), first..end)?;
         }
         Ok(())
     }
@@ -213,7 +241,12 @@ impl W4Matrix {
     /// Rows `first..end` of `W` as f16; `first` is a multiple of 32.
     fn decode(&self, gpu: &Gpu, first: usize, end: usize) -> Result<Buffer> {
         let out = gpu.alloc(2 * (end - first) * self.k)?;
-        let pointers = [Arg::Ptr(self.words.ptr()), Arg::Ptr(self.scales.ptr()), self.zeros(), Arg::Ptr(out.ptr())];
+        let pointers = [
+            Arg::Ptr(self.words.ptr()),
+            Arg::Ptr(self.scales.ptr()),
+            self.zeros(),
+            Arg::Ptr(out.ptr()),
+        ];
         let sizes = [first, end, self.n.next_multiple_of(32), self.k];
         let mut args = pointers.to_vec();
         for size in sizes {
@@ -240,7 +273,9 @@ impl W4Matrix {
         y: &Buffer,
     ) -> Result<()> {
         let &Self { n, k, .. } = self;
-        let Some((shared, name)) = config.kernel() else { return unsupported(format!("{config:?}")) };
+        let Some((shared, name)) = config.kernel() else {
+            return unsupported(format!("{config:?}"));
+        };
         let W4Config { rows, splits } = config;
         if splits == 0 || splits > k.div_ceil(STEP).max(1) {
             return unsupported(format!("{splits} splits of {k}"));
@@ -252,7 +287,8 @@ impl W4Matrix {
         for first in (0..m).step_by(rows * MOST_TILES) {
             let m = (m - first).min(rows * MOST_TILES);
             let row_tiles = m.div_ceil(rows);
-            let parts = if splits > 1 { tiles * row_tiles * splits * rows * COLUMNS * 4 } else { 0 };
+            let parts =
+                if splits > 1 { tiles * row_tiles * splits * rows * COLUMNS * 4 } else { 0 };
             let parts = gpu.alloc(parts)?;
             let mut args = vec![
                 Arg::Ptr(halves.rows().ptr() + (2 * first * k) as u64),

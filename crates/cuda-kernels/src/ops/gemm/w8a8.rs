@@ -52,7 +52,8 @@ pub fn w8a8(gpu: &Gpu, product: &Product<'_>, w_scales: &Buffer) -> Result<()> {
         ("gemm_w8a8_few_rows", tiles((m, 32), (n, 64), 4, 4))
     };
     let (x, w, y) = (Arg::Ptr(rows.ptr()), Arg::Ptr(w.ptr()), Arg::Ptr(y.ptr()));
-    let mut args = vec![x, w, Arg::Ptr(x_scales.ptr()), scales, product.bias()?, y, Arg::I64(n as i64)];
+    let mut args =
+        vec![x, w, Arg::Ptr(x_scales.ptr()), scales, product.bias()?, y, Arg::I64(n as i64)];
     args.extend([int(OP, m)?, int(OP, n)?, int(OP, padded)?].map(Arg::I32));
     // SAFETY: the kernel reads [m, padded], [n, padded], their scales and [n], and writes [m, n]: as long as was checked or
     // allocated, the first two aligned to 16.
