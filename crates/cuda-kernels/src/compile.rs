@@ -92,14 +92,22 @@ impl Nvrtc {
         let (text, name) = (c(source.text)?, c(source.name)?);
         let headers = HEADERS.iter().map(|h| c(h.text)).collect::<Result<Vec<_>>>()?;
         let names = HEADERS.iter().map(|h| c(h.name)).collect::<Result<Vec<_>>>()?;
-        let pointers = |list: &[CString]| -> Vec<*const c_char> { list.iter().map(|s| s.as_ptr()).collect() };
+        let pointers =
+            |list: &[CString]| -> Vec<*const c_char> { list.iter().map(|s| s.as_ptr()).collect() };
         let (headers, names) = (pointers(&headers), pointers(&names));
         let mut program = std::ptr::null_mut();
         // SAFETY: the strings end with NUL and live until the call is over, which copies them.
         let made = unsafe {
             let count = HEADERS.len() as i32;
             let (headers, names) = (headers.as_ptr(), names.as_ptr());
-            sys::nvrtcCreateProgram(&mut program, text.as_ptr(), name.as_ptr(), count, headers, names)
+            sys::nvrtcCreateProgram(
+                &mut program,
+                text.as_ptr(),
+                name.as_ptr(),
+                count,
+                headers,
+                names,
+            )
         };
         made.result().map_err(|e| failed(format!("{e:?}")))?;
         let program = Program(program);
@@ -122,7 +130,9 @@ impl Program {
         // SAFETY: the program is alive.
         let log = unsafe { result::get_program_log(self.0) }.unwrap_or_default();
         let bytes: Vec<u8> = log.iter().map(|&c| c as u8).collect();
-        CStr::from_bytes_until_nul(&bytes).map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
+        CStr::from_bytes_until_nul(&bytes)
+            .map(|s| s.to_string_lossy().into_owned())
+            .unwrap_or_default()
     }
 
     fn cubin(&self) -> Result<Vec<u8>, result::NvrtcError> {
@@ -221,7 +231,8 @@ impl CubinCache {
         let options = Nvrtc::options(architecture).join(" ");
         let key = source.hash(&[&options, &format!("{version:?}")]);
         let stem = source.name.trim_end_matches(".cu");
-        let file = self.folder.as_ref().map(|f| f.join(format!("{stem}-{architecture}-{key}.cubin")));
+        let file =
+            self.folder.as_ref().map(|f| f.join(format!("{stem}-{architecture}-{key}.cubin")));
         if let Some(file) = &file
             && let Some(bytes) = read(file)
         {
@@ -277,7 +288,10 @@ mod tests {
         let cubin = Cubin { bytes: Vec::new(), log: log.into() };
         let [a, b] = &cubin.report()[..] else { panic!("two kernels") };
         assert_eq!((a.kernel.as_str(), a.registers, a.shared, a.stack), ("a", 8, 0, 0));
-        assert_eq!((b.registers, b.shared, b.spill_stores, b.spill_loads, b.stack), (40, 1024, 4, 8, 16));
+        assert_eq!(
+            (b.registers, b.shared, b.spill_stores, b.spill_loads, b.stack),
+            (40, 1024, 4, 8, 16)
+        );
     }
 
     #[test]

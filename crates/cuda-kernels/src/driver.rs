@@ -46,7 +46,8 @@ pub fn count() -> Result<usize> {
         let reason = "the NVIDIA driver (libcuda) is not installed on this machine".into();
         return Err(Error::Unavailable { ordinal: 0, reason });
     }
-    let count = CudaContext::device_count().map_err(|e| unavailable(0, "the driver does not start", &e))?;
+    let count =
+        CudaContext::device_count().map_err(|e| unavailable(0, "the driver does not start", &e))?;
     Ok(usize::try_from(count).unwrap_or(0))
 }
 
@@ -252,7 +253,14 @@ impl Backend for Driver {
         // SAFETY: the caller's promise; the driver copies the arguments before it returns.
         unsafe {
             let (grid, block) = ((x, y, z), (bx, by, bz));
-            result::launch_kernel(function.cu_function(), grid, block, launch.shared, stream, pointers)
+            result::launch_kernel(
+                function.cu_function(),
+                grid,
+                block,
+                launch.shared,
+                stream,
+                pointers,
+            )
         }
         .map_err(|e| self.launch_failed(kernel, &e))
     }

@@ -79,10 +79,11 @@ impl Emulator {
 fn library(source: &'static Source) -> Result<PathBuf> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let sanitize = std::env::var_os("INFINITY_EMULATOR_SANITIZE").is_some();
-    let mut flags: Vec<&str> = "-std=c++17 -O2 -march=native -fPIC -shared -fno-strict-aliasing -fvisibility=hidden \
+    let mut flags: Vec<&str> =
+        "-std=c++17 -O2 -march=native -fPIC -shared -fno-strict-aliasing -fvisibility=hidden \
         -Wall -Wextra -Wno-unused-function -Wno-unused-parameter -Wno-unknown-pragmas -Werror"
-        .split_ascii_whitespace()
-        .collect();
+            .split_ascii_whitespace()
+            .collect();
     if sanitize {
         flags.extend(["-fsanitize=address", "-g"]);
     }
@@ -197,7 +198,8 @@ impl Backend for Emulator {
             Some(library) => library,
             None => {
                 // SAFETY: it was made of a source of this crate; its initialisers fill a list.
-                let loaded = unsafe { Library::new(&path) }.map_err(|e| self.failed(kernel, e.to_string()))?;
+                let loaded = unsafe { Library::new(&path) }
+                    .map_err(|e| self.failed(kernel, e.to_string()))?;
                 libraries.entry(path).or_insert(loaded)
             }
         };
@@ -205,7 +207,8 @@ impl Backend for Emulator {
         let run = unsafe { library.get::<EmulatorLaunch>(b"emulator_launch") };
         let run = run.map_err(|e| self.failed(kernel, e.to_string()))?;
         let mut words: Vec<u64> = args.iter().map(|arg| arg.word()).collect();
-        let mut pointers: Vec<*mut c_void> = words.iter_mut().map(|w| std::ptr::from_mut(w).cast()).collect();
+        let mut pointers: Vec<*mut c_void> =
+            words.iter_mut().map(|w| std::ptr::from_mut(w).cast()).collect();
         let name = CString::new(kernel.name).map_err(|e| self.failed(kernel, e.to_string()))?;
         // SAFETY: the caller's promise; the lists are as long as said, and the text that comes back is
         // read while no other launch can change it.
@@ -213,7 +216,11 @@ impl Backend for Emulator {
             let (grid, block) = (launch.grid.as_ptr(), launch.block.as_ptr());
             let (args, count) = (pointers.as_mut_ptr(), pointers.len() as u32);
             let fault = run(name.as_ptr(), grid, block, launch.shared, args, count, self.schedule);
-            if fault.is_null() { None } else { Some(CStr::from_ptr(fault).to_string_lossy().into_owned()) }
+            if fault.is_null() {
+                None
+            } else {
+                Some(CStr::from_ptr(fault).to_string_lossy().into_owned())
+            }
         };
         fault.map_or(Ok(()), |fault| Err(self.failed(kernel, fault)))
     }

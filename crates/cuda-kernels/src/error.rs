@@ -55,7 +55,9 @@ pub enum Error {
         log: String,
     },
     /// NVRTC, which compiles the kernels, is not installed.
-    #[error("NVRTC (libnvrtc.so) is not installed: install CUDA's, or `pip install nvidia-cuda-nvrtc` and put its folder on LD_LIBRARY_PATH")]
+    #[error(
+        "NVRTC (libnvrtc.so) is not installed: install CUDA's, or `pip install nvidia-cuda-nvrtc` and put its folder on LD_LIBRARY_PATH"
+    )]
     NoCompiler,
     /// Memory of another length than the operation needs.
     #[error("{op}: {what} takes {expected} bytes, got {got}")]

@@ -11,7 +11,6 @@
 //!
 //! What is not here: tensors and their types (`tensor`), which kernel a model needs (`model`).
 
-
 mod backend;
 pub mod compile;
 pub mod driver;

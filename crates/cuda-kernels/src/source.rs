@@ -77,7 +77,8 @@ impl Source {
     pub fn hash(&self, further: &[&str]) -> String {
         let mut hash = Sha256::new();
         let headers = HEADERS.iter().flat_map(|h| [h.name, h.text]);
-        for part in [self.name, self.text].into_iter().chain(headers).chain(further.iter().copied()) {
+        for part in [self.name, self.text].into_iter().chain(headers).chain(further.iter().copied())
+        {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }

@@ -20,11 +20,14 @@ fn every_kernel_compiles_and_none_spills() {
             return;
         }
     };
-    let mut table = String::from("| source | kernel | sm_80: registers, shared bytes | sm_90a |\n|---|---|---:|---:|\n");
+    let mut table = String::from(
+        "| source | kernel | sm_80: registers, shared bytes | sm_90a |\n|---|---|---:|---:|\n",
+    );
     let mut spilled = Vec::new();
     for source in source::ALL {
         let [old, new] = ARCHITECTURES.map(|architecture| {
-            let report = nvrtc.compile(source, architecture).unwrap_or_else(|e| panic!("{e}")).report();
+            let report =
+                nvrtc.compile(source, architecture).unwrap_or_else(|e| panic!("{e}")).report();
             assert!(!report.is_empty(), "{}: no kernel", source.name);
             for k in report.iter().filter(|k| k.spill_stores + k.spill_loads > 0) {
                 spilled.push(format!("{} for {architecture}: {k:?}", source.name));

@@ -81,7 +81,10 @@ pub fn slice_cols(
 ) -> Result<()> {
     const OP: &str = "slice_cols";
     if columns.start > columns.end || columns.end > cols {
-        return Err(Error::Unsupported { op: OP, reason: format!("columns {columns:?} of {cols}") });
+        return Err(Error::Unsupported {
+            op: OP,
+            reason: format!("columns {columns:?} of {cols}"),
+        });
     }
     let width = columns.len();
     let mut args =
@@ -134,7 +137,18 @@ pub fn top_k(
     unsafe { gpu.launch(&Kernel::new(&ROWS, name), launch, &args) }
 }
 
-/// Rows `ids` of a table `[rows, cols]` of any type, decoded: `ids` is `[n]` of int32, `out` `[n, cols]` of f32.
+/// Rows to pick from.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'a> {
+    /// `[rows, cols]` of some type.
+    pub bytes: &'a Buffer,
+    /// Rows.
+    pub rows: usize,
+    /// Elements of a row.
+    pub cols: usize,
+}
+
+/// Rows `ids` of a table, decoded: `ids` is `[n]` of int32, `out` `[n, cols]` of f32.
 ///
 /// # Errors
 /// As [`gather_rows`]; [`Error::Unsupported`] for a type that is not decoded here, or rows that are no whole number of its
@@ -142,9 +156,7 @@ pub fn top_k(
 pub fn embed(
     gpu: &Gpu,
     dtype: DType,
-    table: &Buffer,
-    rows: usize,
-    cols: usize,
+    &Table { bytes: table, rows, cols }: &Table<'_>,
     ids: &Buffer,
     n: usize,
     out: &Buffer,

@@ -66,6 +66,9 @@ pub(crate) fn assert_close(got: &[f32], want: &[f64], tolerance: f64, what: &str
     let scale = want.iter().fold(1e-30f64, |most, x| most.max(x.abs()));
     for (i, (&got, &want)) in got.iter().zip(want).enumerate() {
         let error = (f64::from(got) - want).abs() / scale;
-        assert!(error <= tolerance, "{what}: element {i} is {got}, not {want}: {error:e} of {scale}");
+        assert!(
+            error <= tolerance,
+            "{what}: element {i} is {got}, not {want}: {error:e} of {scale}"
+        );
     }
 }
