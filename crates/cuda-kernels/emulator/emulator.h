@@ -374,6 +374,7 @@ extern "C" __attribute__((visibility("default"))) const char* emulator_launch(co
     static void name(__VA_ARGS__);                                            \
     static ::emulator::Registered registered_##name(#name, threads, &name);   \
     static void name(__VA_ARGS__)
+#define KERNEL_BLOCKS(threads, blocks, name, ...) KERNEL(threads, name, __VA_ARGS__)
 #define SHARED(type, name, count) type* name = ::emulator::shared<type>(count)
 #define DYNAMIC_SHARED(type, name) type* name = static_cast<type*>(::emulator::dynamic_array)
 
