@@ -4,6 +4,7 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use crate::blas::Blas;
 use crate::{Kernel, Result};
 
 /// An address in a device's memory.
@@ -246,4 +247,9 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// # Safety
     /// It was captured here and is not used again.
     unsafe fn free_graph(&self, graph: GraphId);
+
+    /// A library for products of halves, where there is one.
+    fn blas(&self) -> Option<&dyn Blas> {
+        None
+    }
 }

@@ -21,6 +21,7 @@ use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverEr
 use cudarc::nvrtc::Ptx;
 
 use self::pinned::Pinned;
+use crate::blas::{Blas, CublasLt};
 use crate::compile::CubinCache;
 use crate::staging::Staging;
 use crate::{
@@ -46,6 +47,8 @@ struct Driver {
     stream: Arc<CudaStream>,
     cache: CubinCache,
     loaded: Mutex<Loaded>,
+    /// Looked for at the first product.
+    blas: OnceLock<Option<CublasLt>>,
     /// None where the system gives no pinned memory.
     staging: OnceLock<Option<Mutex<Staging<Pinned>>>>,
     /// Events to use again: a profile takes two a launch.
@@ -152,6 +155,7 @@ pub fn open(ordinal: usize, cache: CubinCache) -> Result<Gpu> {
         stream,
         cache,
         loaded: Mutex::default(),
+        blas: OnceLock::new(),
         staging: OnceLock::new(),
         events: Mutex::default(),
         capturing: AtomicBool::new(false),
@@ -491,6 +495,17 @@ impl Backend for Driver {
         if let Ok(Err(e)) = freed {
             tracing::warn!(error = text(&e), "a graph is not given back");
         }
+    }
+
+    fn blas(&self) -> Option<&dyn Blas> {
+        let open = || match CublasLt::open(self.properties.ordinal, &self.context, &self.stream) {
+            Ok(blas) => Some(blas),
+            Err(why) => {
+                tracing::warn!(%why, "matrix products are done by this program's own kernels");
+                None
+            }
+        };
+        self.blas.get_or_init(open).as_ref().map(|blas| blas as &dyn Blas)
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
+use crate::blas::Blas;
 use crate::memory::{Block, MemoryStats, Pool};
 use crate::profile::Profile;
 use crate::{Arg, Backend, DevicePtr, Error, Kernel, Launch, Properties, Result};
@@ -29,6 +30,11 @@ impl Gpu {
 
     fn backend(&self) -> &dyn Backend {
         &**self.pool.backend()
+    }
+
+    /// The device's library for products of halves, if it is installed.
+    pub(crate) fn blas(&self) -> Option<&dyn Blas> {
+        self.backend().blas()
     }
 
     /// A buffer of any content. One of no bytes has an address too.

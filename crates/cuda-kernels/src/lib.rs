@@ -15,6 +15,7 @@
 //! What is not here: tensors and their types (`tensor`), which kernel a model needs (`model`).
 
 mod backend;
+pub mod blas;
 pub mod compile;
 pub mod driver;
 #[cfg(feature = "emulator")]

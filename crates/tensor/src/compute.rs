@@ -153,6 +153,10 @@ impl Compute {
         if shape.elements().is_none() {
             return Err(Error::Bytes { dtype: blocks::DType::F32, shape, bytes: 0 });
         }
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &self.gpu {
+            return gpu.zeros(shape);
+        }
         let mut zeros = self.unwritten([shape.rows(), shape.cols()]);
         zeros.as_f32_mut()?.fill(0.0);
         zeros.reshape(shape)
