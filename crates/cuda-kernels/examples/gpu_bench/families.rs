@@ -37,7 +37,7 @@ fn vector_add(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
         let [a, b, out] = [gpu.filled(1, n)?, gpu.filled(2, n)?, gpu.alloc(n)?];
         let is = Affine { scale: 0.5, zero_point: 1 };
         Ok(Case {
-            name: format!("{kernel:?} {} Mi", n >> 20).to_lowercase(),
+            name: format!("{kernel:?} of {n}").to_lowercase(),
             bytes: 3.0 * n as f64,
             operations: 6.0 * n as f64,
             work: Box::new(move || {
