@@ -60,6 +60,10 @@ impl Hardware {
         Ok(compute)
     }
 
+    pub(crate) fn device(&self) -> Device {
+        self.device
+    }
+
     /// The same, with a model that is mapped and no more.
     pub(crate) fn mapped(&self) -> Self {
         Self { repack: Repack::Never, repack_cache: None, warm_up: false, ..self.clone() }

@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use common::{all, folders, golden, ids, open};
 use model::experts::RoutedExperts;
@@ -156,7 +156,7 @@ fn bards() -> Vec<PathBuf> {
     };
     match folder {
         Some(folder) => of(folder).into_iter().filter(|f| f.exists()).collect(),
-        None => vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../../assets/bard-f16.gguf")],
+        None => vec![testkit::workspace().join("assets/bard-f16.gguf")],
     }
 }
 

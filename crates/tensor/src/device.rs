@@ -56,6 +56,20 @@ impl Device {
         all
     }
 
+    /// Bytes that could still be allocated there, if it tells: of a GPU without what others of this
+    /// process keep for later uses.
+    pub fn available_memory(self) -> Option<u64> {
+        match self {
+            Device::Cpu => files::available_memory(),
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => {
+                cuda::gpu(ordinal).ok()?.memory().ok().map(|(free, _)| free as u64)
+            }
+            #[cfg(not(feature = "cuda"))]
+            Device::Cuda(_) => None,
+        }
+    }
+
     /// This device, if it can be used.
     ///
     /// # Errors

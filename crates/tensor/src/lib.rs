@@ -20,6 +20,7 @@
 //! assert_eq!(y.as_f32()?, [1.0, 2.0, 3.0]);
 //! # Ok::<(), tensor::Error>(())
 //! ```
+#![forbid(unsafe_code)]
 
 mod buffers;
 mod compute;

@@ -8,8 +8,12 @@ pub mod openapi;
 
 use std::path::{Path, PathBuf};
 
-/// The root of the workspace.
+/// The root of the workspace: where it was built, or what `INFINITY_WORKSPACE` says, so that test programs
+/// run on a machine that has only a copy.
 pub fn workspace() -> PathBuf {
+    if let Some(root) = std::env::var_os("INFINITY_WORKSPACE") {
+        return root.into();
+    }
     Path::new(env!("CARGO_MANIFEST_DIR"))
         .ancestors()
         .nth(2)
@@ -17,7 +21,8 @@ pub fn workspace() -> PathBuf {
         .to_owned()
 }
 
-/// A file or folder of the reference data that lies in `shared` beside the workspace.
+/// A file or folder of the reference data that lies in `shared` beside the workspace, or where
+/// `INFINITY_SHARED` says.
 ///
 /// Where it is absent this prints why the test is skipped and returns `None`; in CI (the variable
 /// `CI` is set) it must be present.
@@ -25,7 +30,11 @@ pub fn workspace() -> PathBuf {
 /// # Panics
 /// In CI, if it is absent.
 pub fn shared(path: &str) -> Option<PathBuf> {
-    let found = workspace().parent().map(|p| p.join("shared").join(path)).filter(|p| p.exists());
+    let shared = match std::env::var_os("INFINITY_SHARED") {
+        Some(folder) => Some(PathBuf::from(folder)),
+        None => workspace().parent().map(|p| p.join("shared")),
+    };
+    let found = shared.map(|folder| folder.join(path)).filter(|p| p.exists());
     if found.is_none() {
         assert!(std::env::var_os("CI").is_none(), "shared/{path} must be present in CI");
         println!("skipped: shared/{path} is not beside the workspace");

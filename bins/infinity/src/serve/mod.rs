@@ -176,7 +176,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         }
         None => args.models.clone(),
     };
-    let available = files::available_memory();
+    let available = args.runtime.hardware.device().available_memory();
     let budget = args.memory.or(available.map(|all| all / 10 * 9)).unwrap_or(u64::MAX);
     let mut specs = Vec::new();
     for Named { name, model } in given {
@@ -234,7 +234,7 @@ fn fitting(specs: &[ModelSpec], budget: u64) -> Vec<String> {
 /// The engine of a model, and where its time is noted down.
 fn engine_of(args: &Args, kv: KvSizes, spec: &ModelSpec) -> Result<(Engine, Profile)> {
     let path = spec.path.to_str().context("a path that is not UTF-8")?;
-    let available = files::available_memory();
+    let available = args.runtime.hardware.device().available_memory();
     let loaded = load::model(path, &args.runtime.hardware)?;
     let tokenizer = Arc::new(load::tokenizer(&loaded.path)?);
     let plan = kv.plan(loaded.model.config(), available)?;

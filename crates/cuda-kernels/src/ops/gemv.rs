@@ -236,7 +236,11 @@ pub fn linear_int8(
     unsafe { gpu.launch(&Kernel::new(&GEMV, name), launch, &args) }
 }
 
-fn linear_float(
+/// [`linear_small`] of f32, f16 and bf16, which needs no workspace.
+///
+/// # Errors
+/// As there.
+pub fn linear_float(
     gpu: &Gpu,
     x: &Buffer,
     weight: &Weight<'_>,

@@ -12,7 +12,7 @@ use tensor::{Compute, DType, Tensor};
 /// Every folder with a reference answer: the committed ones, those of `shared/oracle/arch`, and
 /// those under the folders that the variable `EXTRA_ARCH` lists (separated by `:`).
 pub fn folders() -> Vec<PathBuf> {
-    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let fixtures = fixture("");
     let mut roots = vec![fixtures.join("arch"), fixtures.join("variants")];
     roots.extend(testkit::shared("oracle/arch"));
     if let Some(extra) = std::env::var_os("EXTRA_ARCH") {
@@ -36,7 +36,7 @@ pub fn decoders() -> Vec<PathBuf> {
 
 /// A committed model of this name.
 pub fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+    testkit::workspace().join("crates/model/tests/fixtures").join(name)
 }
 
 /// Opens a model to run with exact activations on two threads.

@@ -49,7 +49,7 @@ impl Compute {
             let read: usize = weights.iter().map(|(weight, _)| weight.byte_len()).sum();
             Work { bytes: read + x.byte_len() + 4 * m * rows, operations: 2 * m * k * rows }
         });
-        on_gpu!(self, |gpu| try_map(weights, |(weight, bias)| gpu.linear(x, weight, bias)));
+        on_gpu!(self, |gpu| gpu.linears(x, weights));
         let mut out = weights.map(|(weight, _)| self.unwritten([m, weight.rows()]));
         let biases = try_map(weights, |(_, bias)| bias.map(Tensor::to_f32).transpose())?;
         let mut parts = weights.iter().zip(&biases).zip(&mut out);
@@ -81,7 +81,7 @@ impl Compute {
 }
 
 /// `f` of each, or the first error.
-fn try_map<T, U, const N: usize>(
+pub(super) fn try_map<T, U, const N: usize>(
     items: [T; N],
     mut f: impl FnMut(T) -> Result<U>,
 ) -> Result<[U; N]> {

@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use blocks::DType;
 use cuda_kernels::ops::norm::{Norm, NormKind};
 use cuda_kernels::ops::rope::{Heads, KvSlots, Rotation};
-use cuda_kernels::ops::{dequantize, elementwise, gemm, gemv, norm, rope, rows};
+use cuda_kernels::ops::{dequantize, elementwise, gemm, gemv, norm, quantize, rope, rows};
 use cuda_kernels::{Buffer, Gpu};
 
+use super::linear::try_map;
 use super::{Activation, Rope};
 use crate::kv::{KvCache, KvError, KvLayout, KvPages, Span};
 use crate::{Device, Error, Result, RopeLayout, Shape, Tensor};
@@ -226,37 +227,58 @@ impl GpuState {
         Ok((x, out))
     }
 
-    pub(crate) fn linear(
+    /// Products of one `x`, which is rounded once for all weights in blocks.
+    pub(crate) fn linears<const N: usize>(
         &self,
         x: &Tensor,
+        weights: [(&Tensor, Option<&Tensor>); N],
+    ) -> Result<[Tensor; N]> {
+        expect_f32("linear", x)?;
+        let (m, k, from) = (x.rows(), x.cols(), x.buffer()?);
+        let in_blocks = |(w, _): &(&Tensor, _)| w.dtype().is_quantized() && few_rows(m, w.dtype());
+        let rounded = match weights.iter().any(in_blocks) {
+            true => Some(self.rounded(&from, m * k)?),
+            false => None,
+        };
+        try_map(weights, |(weight, bias)| {
+            self.linear(&from, rounded.as_ref(), [m, k], weight, bias)
+        })
+    }
+
+    /// `x` as int8 with a scale for each 32 elements.
+    fn rounded(&self, x: &Buffer, elements: usize) -> Result<[Buffer; 2]> {
+        let scales = elements.div_ceil(quantize::GROUP) * quantize::GROUP_SCALE_BYTES;
+        let (q, scales) = (self.gpu.alloc(elements)?, self.gpu.alloc(scales)?);
+        quantize::quantize_activations(&self.gpu, elements, x, &q, &scales)?;
+        Ok([q, scales])
+    }
+
+    fn linear(
+        &self,
+        x: &Buffer,
+        rounded: Option<&[Buffer; 2]>,
+        [m, k]: [usize; 2],
         weight: &Tensor,
         bias: Option<&Tensor>,
     ) -> Result<Tensor> {
-        expect_f32("linear", x)?;
-        let (m, n, k, dtype) = (x.rows(), weight.rows(), x.cols(), weight.dtype());
-        let y = self.unwritten([m, n])?;
-        let (from, w, to) = (x.buffer()?, weight.buffer()?, y.buffer()?);
+        let (n, dtype) = (weight.rows(), weight.dtype());
+        let out = self.unwritten([m, n])?;
+        let (w, y) = (weight.buffer()?, out.buffer()?);
         let bias = bias.map(Tensor::buffer).transpose()?;
-        if m <= gemv::MOST_ROWS && gemv::supported(dtype) {
-            let workspace = self.gpu.alloc(gemv::workspace_bytes(dtype, m, k))?;
-            let weight = gemv::Weight { dtype, bytes: &w, bias: bias.as_ref() };
-            gemv::linear_small(
-                &self.gpu,
-                &from,
-                &weight,
-                &to,
-                gemv::Shape { m, n, k },
-                &workspace,
-            )?;
-        } else {
-            let bias = bias.as_ref();
-            gemm::linear(
-                &self.gpu,
-                dtype,
-                &gemm::Product { x: &from, w: &w, bias, y: &to, m, n, k },
-            )?;
+        let bias = bias.as_ref();
+        if !few_rows(m, dtype) {
+            gemm::linear(&self.gpu, dtype, &gemm::Product { x, w: &w, bias, y: &y, m, n, k })?;
+            return Ok(out);
         }
-        Ok(y)
+        let (weight, shape) = (gemv::Weight { dtype, bytes: &w, bias }, gemv::Shape { m, n, k });
+        match rounded.filter(|_| dtype.is_quantized()) {
+            Some([q, scales]) => {
+                let x = gemv::Int8 { q, scales };
+                gemv::linear_int8(&self.gpu, gemv::Gemv::Ring, x, &weight, &y, shape)?;
+            }
+            None => gemv::linear_float(&self.gpu, x, &weight, &y, shape)?,
+        }
+        Ok(out)
     }
 
     pub(crate) fn embedding(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
@@ -378,6 +400,11 @@ impl GpuState {
 fn physical(table: &[i32], page_slots: usize, slot: usize) -> Option<i32> {
     let page = *table.get(slot / page_slots)?;
     page.checked_mul(page_slots as i32)?.checked_add((slot % page_slots) as i32)
+}
+
+/// Whether so many rows meet a weight of this type by matrix-vector products.
+fn few_rows(m: usize, dtype: DType) -> bool {
+    m <= gemv::MOST_ROWS && gemv::supported(dtype)
 }
 
 fn expect_f32(op: &'static str, x: &Tensor) -> Result<()> {
