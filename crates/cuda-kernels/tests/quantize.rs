@@ -42,6 +42,13 @@ fn hard(random: &mut impl Rng, blocks: usize) -> Vec<f32> {
             11 => of(&|i| if i == 31 { 3e38 } else { -1e38 }),
             12 => of(&|i| if i == 30 { 20.0 } else { noise[i] }),
             13 => of(&|_| -0.75),
+            // Beside halves of a step, where a product fused with a sum becomes another level.
+            14 | 15 => {
+                let steps = [8, 15, 16, 31, 127][block / 16 % 5];
+                let most = noise[0] * 20.0;
+                let half_step = |i: usize| most * ((4 * i + block) % steps) as f32 + most * 0.5;
+                of(&|i| [most, 0.0].get(i).copied().unwrap_or_else(|| half_step(i) / steps as f32))
+            }
             _ => noise,
         });
     }

@@ -221,6 +221,11 @@ pub fn quantize_absmax(gpu: &Gpu, count: usize, absmax: &Buffer) -> Result<Neste
 /// approximations for parallelism in deep learning"): for each power of ten from 10^-6 to 1 the midpoints of 1, 2,
 /// 4, .., 64 even parts of 0.1..1, with both signs; 0 and 1. Its digits are those of the f32 arithmetic that
 /// bitsandbytes makes them with.
+///
+/// ```
+/// let map = cuda_kernels::ops::quantize::dynamic_map();
+/// assert_eq!([map[0], map[127], map[255]], [-0.992_968_74, 0.0, 1.0]);
+/// ```
 pub fn dynamic_map() -> [f32; 256] {
     let mut map = [0.0f32; 256];
     map[1] = 1.0;
