@@ -96,7 +96,7 @@ fn draws(distribution: &Distribution, token: i32, u: f64) -> bool {
 
 /// Draws with several numbers from a row, all at once, and looks for each in the distribution.
 fn check(logits: &[f32], params: &SamplingParams) {
-    const ROWS: usize = 6;
+    const ROWS: usize = 4;
     let distribution = Sampler::new(params.clone()).unwrap().distribution(logits).unwrap();
     let mut random = random(logits.len() as u64);
     let mut uniform = || (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
@@ -128,7 +128,7 @@ fn params(temperature: f32, top_k: usize, top_p: f32, min_p: f32) -> SamplingPar
 
 #[test]
 fn draws_are_those_of_the_crate_sampling() {
-    for n in [1, 7, 33, 1500] {
+    for n in [1, 33, 1500] {
         let mut logits = normal(&mut random(n as u64), n, 3.0);
         logits.iter_mut().skip(2).step_by(5).for_each(|l| *l = f32::NEG_INFINITY);
         for with in [
