@@ -22,21 +22,30 @@ struct SampleParams {
 // Equal numbers have equal keys: -0 becomes 0.
 DEVICE uint32_t logit_key(float x) { return ordered(x + 0.0f); }
 
-// The first of the largest of a row, `nan` the rank of what is not a number. By a block, in every thread.
-DEVICE uint64_t best_of_row(const float* row, int cols, uint64_t nan, uint64_t* scratch) {
-    uint64_t best = 0;
-#pragma unroll 4
-    for (int i = threadIdx.x; i < cols; i += blockDim.x) {
-        const float x = row[i];
-        best = Larger()(best, x == x ? ranked(logit_key(x), i) : nan);
+// f(logit, place) of a row's logits, each by one thread of the block. The first `4 * quads` move four at once.
+template <class F> DEVICE void for_each_logit(const float* row, int cols, int quads, F f) {
+#pragma unroll 2
+    for (int i = threadIdx.x; i < quads; i += blockDim.x) {
+        const Floats<4> x = load<4>(row + 4 * i);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) f(x.at[e], 4 * i + e);
     }
+    for (int i = 4 * quads + threadIdx.x; i < cols; i += blockDim.x) f(row[i], i);
+}
+
+// The first of the largest of a row, `nan` the rank of what is not a number. By a block, in every thread.
+DEVICE uint64_t best_of_row(const float* row, int cols, int quads, uint64_t nan, uint64_t* scratch) {
+    uint64_t best = 0;
+    for_each_logit(row, cols, quads, [&](float x, int i) {
+        best = Larger()(best, x == x ? ranked(logit_key(x), i) : nan);
+    });
     return block_reduce(best, uint64_t(0), scratch, Larger());
 }
 
 // The largest of each row, of equals the first; -1 if none is a number. Launch: a block a row.
-KERNEL(1024, argmax, const float* logits, int* tokens, int cols) {
+KERNEL(1024, argmax, const float* logits, int* tokens, int cols, int quads) {
     SHARED(uint64_t, scratch, 32);
-    const uint64_t best = best_of_row(logits + int64_t(blockIdx.x) * cols, cols, 0, scratch);
+    const uint64_t best = best_of_row(logits + int64_t(blockIdx.x) * cols, cols, quads, 0, scratch);
     if (threadIdx.x == 0) tokens[blockIdx.x] = best ? place_of(best) : -1;
 }
 
@@ -63,7 +72,7 @@ constexpr float UNIT = 17592186044416.0f;  // 2^44: a row of 2^19 weights of 1 s
 
 struct Row {
     const float* at;
-    int cols;
+    int cols, quads;
     float max, temperature;
 };
 
@@ -104,8 +113,16 @@ template <class F, class G> DEVICE int first_beyond(const Row& row, F f, G goal_
         part = ((end - begin + WARPS - 1) / WARPS + WARP - 1) / WARP * WARP;
         const int from = begin + warp_id() * part, to = min(from + part, end);
         uint64_t sum = 0;
-#pragma unroll 4
-        for (int i = from + lane_id(); i < to; i += WARP) sum += f(row.at[i], i);
+        if (row.quads > 0) {
+#pragma unroll 2
+            for (int i = from + 4 * lane_id(); i < to; i += 4 * WARP) {
+                const Floats<4> x = load<4>(row.at + i);
+#pragma unroll
+                for (int e = 0; e < 4; ++e) sum += f(x.at[e], i + e);
+            }
+        } else {
+            for (int i = from + lane_id(); i < to; i += WARP) sum += f(row.at[i], i);
+        }
         sum = warp_reduce(sum, Plus());
         __syncthreads();
         if (lane_id() == 0) scratch[warp_id()] = sum;
@@ -135,8 +152,7 @@ template <class F> DEVICE void for_each_key(const Row& row, const Keys& keys, F 
     if (keys.kept) {
         for (int i = threadIdx.x; i < keys.count; i += THREADS) f(keys.kept[i]);
     } else {
-#pragma unroll 4
-        for (int i = threadIdx.x; i < row.cols; i += THREADS) f(logit_key(row.at[i]));
+        for_each_logit(row.at, row.cols, row.quads, [&](float logit, int) { f(logit_key(logit)); });
     }
 }
 
@@ -252,13 +268,13 @@ DEVICE Cut cut_of(const Row& row, const SampleParams& p, uint32_t* kept, int* co
 
 // A token of each row; -1 for a row from which none can be drawn: what is not a number in it, or +inf, or
 // nothing but -inf. Launch: a block of 1024 threads a row.
-KERNEL(1024, sample, const float* logits, const SampleParams* params, int* tokens, int cols) {
+KERNEL(1024, sample, const float* logits, const SampleParams* params, int* tokens, int cols, int quads) {
     SHARED(uint64_t, scratch, 3 * 32);
     SHARED(uint32_t, kept, CAPACITY);
     SHARED(int, count, 1);
     const SampleParams p = params[blockIdx.x];
-    Row row = {logits + int64_t(blockIdx.x) * cols, cols, 0.0f, p.temperature};
-    const uint64_t best = best_of_row(row.at, cols, ~0ull, scratch);
+    Row row = {logits + int64_t(blockIdx.x) * cols, cols, quads, 0.0f, p.temperature};
+    const uint64_t best = best_of_row(row.at, cols, quads, ~0ull, scratch);
     row.max = from_ordered(key_of(best));
     int token = -1;
     if (fabsf(row.max) <= 3.402823466e38f) {

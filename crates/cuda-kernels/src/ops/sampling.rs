@@ -42,6 +42,7 @@ pub fn argmax(gpu: &Gpu, logits: &Buffer, tokens: &Buffer, rows: usize, cols: us
         logits.arg(OP, "logits", 4 * rows * cols, 4)?,
         tokens.arg(OP, "tokens", 4 * rows, 4)?,
         some(OP, cols)?.into(),
+        quads(logits, cols).into(),
     ];
     let launch = Launch::new(int(OP, rows)? as u32, THREADS);
     // SAFETY: the kernel reads `rows` rows of `cols` logits and writes as many tokens, which the buffers have.
@@ -63,13 +64,12 @@ pub fn log_softmax_at(
     each: usize,
 ) -> Result<()> {
     const OP: &str = "log_softmax_at";
-    let quads = if cols.is_multiple_of(4) && aligned([logits]) { cols / 4 } else { 0 };
     let args = [
         logits.arg(OP, "logits", 4 * rows * cols, 4)?,
         ids.arg(OP, "ids", 4 * rows * each, 4)?,
         out.arg(OP, "out", 4 * rows * each, 4)?,
         some(OP, cols)?.into(),
-        int(OP, quads)?.into(),
+        quads(logits, cols).into(),
         int(OP, each)?.into(),
     ];
     let launch = Launch::new(int(OP, rows)? as u32, THREADS);
@@ -102,6 +102,7 @@ pub fn sample(
         params.arg(OP, "params", size_of::<SampleParams>() * rows, 8)?,
         tokens.arg(OP, "tokens", 4 * rows, 4)?,
         some(OP, cols)?.into(),
+        quads(logits, cols).into(),
     ];
     let launch = Launch::new(int(OP, rows)? as u32, THREADS);
     // SAFETY: the kernel reads `rows` rows of `cols` logits and as many parameters, and writes as many tokens;
@@ -114,4 +115,9 @@ fn some(op: &'static str, cols: usize) -> Result<i32> {
         return Err(Error::Unsupported { op, reason: "rows of no logits".into() });
     }
     int(op, cols)
+}
+
+/// How often four logits of a row move at once: all of them where rows are aligned, else none.
+fn quads(logits: &Buffer, cols: usize) -> i32 {
+    if cols.is_multiple_of(4) && aligned([logits]) { (cols / 4) as i32 } else { 0 }
 }
