@@ -6,8 +6,8 @@
 // integers in the order of the logits. Weights w = exp((l - max) / T) are summed as integers, in units of
 // 2^-44: such sums are the same in any order, so that atomics and any number of threads may make them.
 //
-// Bound by: latency. A block has a row and reads it from the L2 cache once for each pass: 512 KB at about
-// 100 GB/s, 5 us. Floor: 4 bytes an element over the copy bandwidth, for batches that fill the device.
+// Bound by: latency. A block has a row and reads it from the L2 cache once for each pass: 512 KB at the some
+// 100 GB/s that one multiprocessor reads, 5 us (an estimate, not measured). Floor: 4 bytes an element over the copy bandwidth, for batches that fill the device.
 #include "reduce.cuh"
 
 // Of a row, as the host writes it.
@@ -65,7 +65,6 @@ KERNEL(1024, log_softmax_at, const float* logits, const int* ids, float* out, in
 
 // ---- Sampling ----------------------------------------------------------------------------------
 
-constexpr int THREADS = 1024, WARPS = THREADS / WARP;
 // Keys that fit into shared memory: in most rows all that a cut can keep.
 constexpr int CAPACITY = 8192;
 constexpr float UNIT = 17592186044416.0f;  // 2^44: a row of 2^19 weights of 1 stays below 2^64
@@ -80,17 +79,19 @@ DEVICE float weight(const Row& row, float logit) { return expf((logit - row.max)
 DEVICE uint64_t mass(float weight) { return uint64_t(weight * UNIT); }
 DEVICE uint64_t mass_of_key(const Row& row, uint32_t key) { return mass(weight(row, from_ordered(key))); }
 
+DEVICE int warps() { return blockDim.x / WARP; }
+
 // Sums over the block, in every thread. `scratch` has N times 32 elements.
 template <int N> DEVICE void block_sums(uint64_t (&x)[N], uint64_t* scratch) {
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < N; ++j) {
         x[j] = warp_reduce(x[j], Plus());
-        if (lane_id() == 0) scratch[j * WARPS + warp_id()] = x[j];
+        if (lane_id() == 0) scratch[j * WARP + warp_id()] = x[j];
     }
     __syncthreads();
 #pragma unroll
-    for (int j = 0; j < N; ++j) x[j] = warp_reduce(scratch[j * WARPS + lane_id()], Plus());
+    for (int j = 0; j < N; ++j) x[j] = warp_reduce(lane_id() < warps() ? scratch[j * WARP + lane_id()] : 0, Plus());
 }
 
 // Sums of this lane and those before.
@@ -104,13 +105,13 @@ DEVICE uint64_t running_sum(uint64_t x) {
 }
 
 // The first place of a row at which the running sum of f(logit, place) is above goal(sum of all), which must be
-// less than that sum. Each warp sums a part; the part in which it happens is divided again.
+// less than that sum. Each of the block's warps, two or more, sums a part; the part in which it happens is divided again.
 template <class F, class G> DEVICE int first_beyond(const Row& row, F f, G goal_of, uint64_t* scratch) {
     int begin = 0, end = row.cols, part = row.cols;
     uint64_t before = 0, goal = 0;
     bool known = false;
     while (part > WARP) {
-        part = ((end - begin + WARPS - 1) / WARPS + WARP - 1) / WARP * WARP;
+        part = ((end - begin + warps() - 1) / warps() + WARP - 1) / WARP * WARP;
         const int from = begin + warp_id() * part, to = min(from + part, end);
         uint64_t sum = 0;
         if (row.quads > 0) {
@@ -127,7 +128,7 @@ template <class F, class G> DEVICE int first_beyond(const Row& row, F f, G goal_
         __syncthreads();
         if (lane_id() == 0) scratch[warp_id()] = sum;
         __syncthreads();
-        const uint64_t mine = scratch[lane_id()], up_to = running_sum(mine);
+        const uint64_t mine = lane_id() < warps() ? scratch[lane_id()] : 0, up_to = running_sum(mine);
         if (!known) goal = goal_of(__shfl_sync(ALL_LANES, up_to, WARP - 1));
         known = true;
         const int where = lowest_bit(__ballot_sync(ALL_LANES, before + up_to > goal));
@@ -150,7 +151,7 @@ struct Keys {
 
 template <class F> DEVICE void for_each_key(const Row& row, const Keys& keys, F f) {
     if (keys.kept) {
-        for (int i = threadIdx.x; i < keys.count; i += THREADS) f(keys.kept[i]);
+        for (int i = threadIdx.x; i < keys.count; i += blockDim.x) f(keys.kept[i]);
     } else {
         for_each_logit(row.at, row.cols, row.quads, [&](float logit, int) { f(logit_key(logit)); });
     }
@@ -195,7 +196,9 @@ DEVICE Found search(const Row& row, const Keys& keys, uint32_t low, uint64_t sum
 struct Cut {
     uint32_t key;
     int last;
-    DEVICE bool keeps(const Cut& cut, uint32_t key, int place) { return key > cut.key || (key == cut.key && place <= cut.last); }
+    DEVICE bool keeps(const Cut& cut, uint32_t key, int place) {
+        return key > cut.key || (key == cut.key && place <= cut.last);
+    }
 };
 
 // Top-k, then top-p of what it left.
@@ -267,7 +270,7 @@ DEVICE Cut cut_of(const Row& row, const SampleParams& p, uint32_t* kept, int* co
 }
 
 // A token of each row; -1 for a row from which none can be drawn: what is not a number in it, or +inf, or
-// nothing but -inf. Launch: a block of 1024 threads a row.
+// nothing but -inf. Launch: a block a row, whose size changes no token.
 KERNEL(1024, sample, const float* logits, const SampleParams* params, int* tokens, int cols, int quads) {
     SHARED(uint64_t, scratch, 3 * 32);
     SHARED(uint32_t, kept, CAPACITY);
