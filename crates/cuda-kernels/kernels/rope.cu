@@ -166,7 +166,8 @@ template <int V> DEVICE void store_q4_0(uint8_t* block, const Floats<V>& x, bool
 }
 
 // Stores V elements of a slot from `e` on. All lanes of a warp come here, `there` or not.
-template <Cache TYPE, int V> DEVICE void store_slot(uint8_t* cache, int64_t slot, int width, int e, const Floats<V>& x, bool there) {
+template <Cache TYPE, int V>
+DEVICE void store_slot(uint8_t* cache, int64_t slot, int width, int e, const Floats<V>& x, bool there) {
     if (TYPE == Q8_0 || TYPE == Q4_0) {
         constexpr int BYTES = TYPE == Q8_0 ? 34 : 18;
         uint8_t* block = cache + (slot * (width / BLOCK) + e / BLOCK) * BYTES;
@@ -246,9 +247,11 @@ template <int V> DEVICE void rope_rows(float* x, int rows, int width, const Turn
     }
 }
 
-KERNEL(256, rope_4, float* x, const float* cos, const float* sin, int rows, int width, int head_dim, int half, int interleaved) {
+KERNEL(256, rope_4, float* x, const float* cos, const float* sin, int rows, int width, int head_dim, int half,
+       int interleaved) {
     rope_rows<4>(x, rows, width, Turn{cos, sin, head_dim, half, interleaved != 0});
 }
-KERNEL(256, rope_1, float* x, const float* cos, const float* sin, int rows, int width, int head_dim, int half, int interleaved) {
+KERNEL(256, rope_1, float* x, const float* cos, const float* sin, int rows, int width, int head_dim, int half,
+       int interleaved) {
     rope_rows<1>(x, rows, width, Turn{cos, sin, head_dim, half, interleaved != 0});
 }

@@ -95,7 +95,7 @@ KERNEL(256, slice_cols_1, const float* x, float* out, int rows, int cols, int be
 // has every blockDim-th element of the row and knows the best that is left of them; in each of k rounds the
 // best of all is taken, and who had it looks again.
 //
-// Floor: 4 bytes an element; what it takes is k reductions of about a microsecond. Launch: a warp a row of up
+// Floor: 4 bytes an element; what bounds it is the latency of k reductions. Launch: a warp a row of up
 // to 1024 elements, four rows a block; else a block a row.
 template <bool BLOCK>
 DEVICE void top_k(const float* x, int* columns, float* values, int rows, int cols, int k, uint64_t* scratch) {

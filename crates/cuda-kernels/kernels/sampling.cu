@@ -6,8 +6,8 @@
 // integers in the order of the logits. Weights w = exp((l - max) / T) are summed as integers, in units of
 // 2^-44: such sums are the same in any order, so that atomics and any number of threads may make them.
 //
-// Bound by: latency. A block has a row and reads it from the L2 cache once for each pass: 512 KB at about
-// 100 GB/s, 5 us. Floor: 4 bytes an element over the copy bandwidth, for batches that fill the device.
+// Bound by: latency. A block has a row and reads it from the L2 cache once for each pass: 512 KB at the some
+// 100 GB/s that one multiprocessor reads, 5 us (an estimate, not measured). Floor: 4 bytes an element over the copy bandwidth, for batches that fill the device.
 #include "reduce.cuh"
 
 // Of a row, as the host writes it.
@@ -22,21 +22,30 @@ struct SampleParams {
 // Equal numbers have equal keys: -0 becomes 0.
 DEVICE uint32_t logit_key(float x) { return ordered(x + 0.0f); }
 
-// The first of the largest of a row, `nan` the rank of what is not a number. By a block, in every thread.
-DEVICE uint64_t best_of_row(const float* row, int cols, uint64_t nan, uint64_t* scratch) {
-    uint64_t best = 0;
-#pragma unroll 4
-    for (int i = threadIdx.x; i < cols; i += blockDim.x) {
-        const float x = row[i];
-        best = Larger()(best, x == x ? ranked(logit_key(x), i) : nan);
+// f(logit, place) of a row's logits, each by one thread of the block. The first `4 * quads` move four at once.
+template <class F> DEVICE void for_each_logit(const float* row, int cols, int quads, F f) {
+#pragma unroll 2
+    for (int i = threadIdx.x; i < quads; i += blockDim.x) {
+        const Floats<4> x = load<4>(row + 4 * i);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) f(x.at[e], 4 * i + e);
     }
+    for (int i = 4 * quads + threadIdx.x; i < cols; i += blockDim.x) f(row[i], i);
+}
+
+// The first of the largest of a row, `nan` the rank of what is not a number. By a block, in every thread.
+DEVICE uint64_t best_of_row(const float* row, int cols, int quads, uint64_t nan, uint64_t* scratch) {
+    uint64_t best = 0;
+    for_each_logit(row, cols, quads, [&](float x, int i) {
+        best = Larger()(best, x == x ? ranked(logit_key(x), i) : nan);
+    });
     return block_reduce(best, uint64_t(0), scratch, Larger());
 }
 
 // The largest of each row, of equals the first; -1 if none is a number. Launch: a block a row.
-KERNEL(1024, argmax, const float* logits, int* tokens, int cols) {
+KERNEL(1024, argmax, const float* logits, int* tokens, int cols, int quads) {
     SHARED(uint64_t, scratch, 32);
-    const uint64_t best = best_of_row(logits + int64_t(blockIdx.x) * cols, cols, 0, scratch);
+    const uint64_t best = best_of_row(logits + int64_t(blockIdx.x) * cols, cols, quads, 0, scratch);
     if (threadIdx.x == 0) tokens[blockIdx.x] = best ? place_of(best) : -1;
 }
 
@@ -56,14 +65,13 @@ KERNEL(1024, log_softmax_at, const float* logits, const int* ids, float* out, in
 
 // ---- Sampling ----------------------------------------------------------------------------------
 
-constexpr int THREADS = 1024, WARPS = THREADS / WARP;
 // Keys that fit into shared memory: in most rows all that a cut can keep.
 constexpr int CAPACITY = 8192;
 constexpr float UNIT = 17592186044416.0f;  // 2^44: a row of 2^19 weights of 1 stays below 2^64
 
 struct Row {
     const float* at;
-    int cols;
+    int cols, quads;
     float max, temperature;
 };
 
@@ -71,17 +79,19 @@ DEVICE float weight(const Row& row, float logit) { return expf((logit - row.max)
 DEVICE uint64_t mass(float weight) { return uint64_t(weight * UNIT); }
 DEVICE uint64_t mass_of_key(const Row& row, uint32_t key) { return mass(weight(row, from_ordered(key))); }
 
+DEVICE int warps() { return blockDim.x / WARP; }
+
 // Sums over the block, in every thread. `scratch` has N times 32 elements.
 template <int N> DEVICE void block_sums(uint64_t (&x)[N], uint64_t* scratch) {
     __syncthreads();
 #pragma unroll
     for (int j = 0; j < N; ++j) {
         x[j] = warp_reduce(x[j], Plus());
-        if (lane_id() == 0) scratch[j * WARPS + warp_id()] = x[j];
+        if (lane_id() == 0) scratch[j * WARP + warp_id()] = x[j];
     }
     __syncthreads();
 #pragma unroll
-    for (int j = 0; j < N; ++j) x[j] = warp_reduce(scratch[j * WARPS + lane_id()], Plus());
+    for (int j = 0; j < N; ++j) x[j] = warp_reduce(lane_id() < warps() ? scratch[j * WARP + lane_id()] : 0, Plus());
 }
 
 // Sums of this lane and those before.
@@ -95,22 +105,30 @@ DEVICE uint64_t running_sum(uint64_t x) {
 }
 
 // The first place of a row at which the running sum of f(logit, place) is above goal(sum of all), which must be
-// less than that sum. Each warp sums a part; the part in which it happens is divided again.
+// less than that sum. Each of the block's warps, two or more, sums a part; the part in which it happens is divided again.
 template <class F, class G> DEVICE int first_beyond(const Row& row, F f, G goal_of, uint64_t* scratch) {
     int begin = 0, end = row.cols, part = row.cols;
     uint64_t before = 0, goal = 0;
     bool known = false;
     while (part > WARP) {
-        part = ((end - begin + WARPS - 1) / WARPS + WARP - 1) / WARP * WARP;
+        part = ((end - begin + warps() - 1) / warps() + WARP - 1) / WARP * WARP;
         const int from = begin + warp_id() * part, to = min(from + part, end);
         uint64_t sum = 0;
-#pragma unroll 4
-        for (int i = from + lane_id(); i < to; i += WARP) sum += f(row.at[i], i);
+        if (row.quads > 0) {
+#pragma unroll 2
+            for (int i = from + 4 * lane_id(); i < to; i += 4 * WARP) {
+                const Floats<4> x = load<4>(row.at + i);
+#pragma unroll
+                for (int e = 0; e < 4; ++e) sum += f(x.at[e], i + e);
+            }
+        } else {
+            for (int i = from + lane_id(); i < to; i += WARP) sum += f(row.at[i], i);
+        }
         sum = warp_reduce(sum, Plus());
         __syncthreads();
         if (lane_id() == 0) scratch[warp_id()] = sum;
         __syncthreads();
-        const uint64_t mine = scratch[lane_id()], up_to = running_sum(mine);
+        const uint64_t mine = lane_id() < warps() ? scratch[lane_id()] : 0, up_to = running_sum(mine);
         if (!known) goal = goal_of(__shfl_sync(ALL_LANES, up_to, WARP - 1));
         known = true;
         const int where = lowest_bit(__ballot_sync(ALL_LANES, before + up_to > goal));
@@ -133,10 +151,9 @@ struct Keys {
 
 template <class F> DEVICE void for_each_key(const Row& row, const Keys& keys, F f) {
     if (keys.kept) {
-        for (int i = threadIdx.x; i < keys.count; i += THREADS) f(keys.kept[i]);
+        for (int i = threadIdx.x; i < keys.count; i += blockDim.x) f(keys.kept[i]);
     } else {
-#pragma unroll 4
-        for (int i = threadIdx.x; i < row.cols; i += THREADS) f(logit_key(row.at[i]));
+        for_each_logit(row.at, row.cols, row.quads, [&](float logit, int) { f(logit_key(logit)); });
     }
 }
 
@@ -179,7 +196,9 @@ DEVICE Found search(const Row& row, const Keys& keys, uint32_t low, uint64_t sum
 struct Cut {
     uint32_t key;
     int last;
-    DEVICE bool keeps(const Cut& cut, uint32_t key, int place) { return key > cut.key || (key == cut.key && place <= cut.last); }
+    DEVICE bool keeps(const Cut& cut, uint32_t key, int place) {
+        return key > cut.key || (key == cut.key && place <= cut.last);
+    }
 };
 
 // Top-k, then top-p of what it left.
@@ -251,14 +270,14 @@ DEVICE Cut cut_of(const Row& row, const SampleParams& p, uint32_t* kept, int* co
 }
 
 // A token of each row; -1 for a row from which none can be drawn: what is not a number in it, or +inf, or
-// nothing but -inf. Launch: a block of 1024 threads a row.
-KERNEL(1024, sample, const float* logits, const SampleParams* params, int* tokens, int cols) {
+// nothing but -inf. Launch: a block a row, whose size changes no token.
+KERNEL(1024, sample, const float* logits, const SampleParams* params, int* tokens, int cols, int quads) {
     SHARED(uint64_t, scratch, 3 * 32);
     SHARED(uint32_t, kept, CAPACITY);
     SHARED(int, count, 1);
     const SampleParams p = params[blockIdx.x];
-    Row row = {logits + int64_t(blockIdx.x) * cols, cols, 0.0f, p.temperature};
-    const uint64_t best = best_of_row(row.at, cols, ~0ull, scratch);
+    Row row = {logits + int64_t(blockIdx.x) * cols, cols, quads, 0.0f, p.temperature};
+    const uint64_t best = best_of_row(row.at, cols, quads, ~0ull, scratch);
     row.max = from_ordered(key_of(best));
     int token = -1;
     if (fabsf(row.max) <= 3.402823466e38f) {

@@ -89,8 +89,8 @@ pub fn rope(
 /// Turns the queries of `rows` rows in place, if there is a rotation, and writes their keys, turned, and
 /// their values to the cache: those of row `r` to slot `slots[r]`. In one pass; keys are not written back.
 ///
-/// `q` is `[rows, n_heads * head_dim]`, `k` and `v` are `[rows, n_kv_heads * head_dim]`, f32; `slots` is `[rows]`, int32. The bytes
-/// in the cache are those of `blocks::encode`; elements of a block type that are infinite or no numbers, which it
+/// `q` is `[rows, n_heads * head_dim]`, `k` and `v` are `[rows, n_kv_heads * head_dim]`, f32; `slots` is
+/// `[rows]`, int32. The bytes in the cache are those of `blocks::encode`; elements of a block type that are infinite or no numbers, which it
 /// cannot hold, make their whole block no numbers. A row whose slot is negative, or beyond the cache, is
 /// turned and not written.
 ///

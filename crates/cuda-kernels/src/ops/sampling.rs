@@ -26,13 +26,16 @@ pub struct SampleParams {
     pub min_p: f32,
 }
 
-const THREADS: u32 = 1024;
+/// A block a row: of as many threads as are busy with it.
+fn launch(op: &'static str, rows: usize, cols: usize) -> Result<Launch> {
+    Ok(Launch::new(int(op, rows)? as u32, if cols <= 8192 { 256 } else { 1024 }))
+}
 
 /// The longest row that can be drawn from: its weights sum to less than 2^64 units.
 pub const MOST_COLS: usize = 1 << 19;
 
-/// The largest of each row of `logits` `[rows, cols]`, of equals the first: `tokens` is `[rows]`, int32. What is not a number
-/// never is the largest; -1 for a row of nothing else.
+/// The largest of each row of `logits` `[rows, cols]`, of equals the first: `tokens` is `[rows]`, int32. What
+/// is not a number never is the largest; -1 for a row of nothing else.
 ///
 /// # Errors
 /// [`Error::Length`], [`Error::Alignment`], [`Error::Unsupported`] for rows of no logits, and those of a launch.
@@ -42,14 +45,15 @@ pub fn argmax(gpu: &Gpu, logits: &Buffer, tokens: &Buffer, rows: usize, cols: us
         logits.arg(OP, "logits", 4 * rows * cols, 4)?,
         tokens.arg(OP, "tokens", 4 * rows, 4)?,
         some(OP, cols)?.into(),
+        quads(logits, cols).into(),
     ];
-    let launch = Launch::new(int(OP, rows)? as u32, THREADS);
+    let launch = launch(OP, rows, cols)?;
     // SAFETY: the kernel reads `rows` rows of `cols` logits and writes as many tokens, which the buffers have.
     unsafe { gpu.launch(&Kernel::new(&SAMPLING, OP), launch, &args) }
 }
 
-/// The logarithms of the probabilities of each row's ids: `out[row, i] = ln softmax(logits[row])[ids[row, i]]`, `logits`
-/// `[rows, cols]`, `ids` int32 and `out` f32 `[rows, each]`. NaN for an id that the row does not have.
+/// The logarithms of the probabilities of each row's ids, `out[row, i] = ln softmax(logits[row])[ids[row, i]]`:
+/// `logits` `[rows, cols]`, `ids` int32 and `out` f32 `[rows, each]`. NaN for an id that the row does not have.
 ///
 /// # Errors
 /// As [`argmax`].
@@ -63,23 +67,22 @@ pub fn log_softmax_at(
     each: usize,
 ) -> Result<()> {
     const OP: &str = "log_softmax_at";
-    let quads = if cols.is_multiple_of(4) && aligned([logits]) { cols / 4 } else { 0 };
     let args = [
         logits.arg(OP, "logits", 4 * rows * cols, 4)?,
         ids.arg(OP, "ids", 4 * rows * each, 4)?,
         out.arg(OP, "out", 4 * rows * each, 4)?,
         some(OP, cols)?.into(),
-        int(OP, quads)?.into(),
+        quads(logits, cols).into(),
         int(OP, each)?.into(),
     ];
-    let launch = Launch::new(int(OP, rows)? as u32, THREADS);
+    let launch = launch(OP, rows, cols)?;
     // SAFETY: the kernel reads `rows` rows of `cols` logits and of `each` ids, and writes as many numbers; the
     // buffers have them.
     unsafe { gpu.launch(&Kernel::new(&SAMPLING, OP), launch, &args) }
 }
 
-/// Draws a token of each row of `logits` `[rows, cols]`: `params` are `[rows]` [`SampleParams`], `tokens` `[rows]`, int32. -1 for a
-/// row from which none can be drawn: with NaN or +inf, or of nothing but -inf.
+/// Draws a token of each row of `logits` `[rows, cols]`: `params` are `[rows]` [`SampleParams`], `tokens`
+/// `[rows]`, int32. -1 for a row from which none can be drawn: with NaN or +inf, or of nothing but -inf.
 ///
 /// Which parameters are in their ranges is for who makes them to see to; others draw some token.
 ///
@@ -102,8 +105,9 @@ pub fn sample(
         params.arg(OP, "params", size_of::<SampleParams>() * rows, 8)?,
         tokens.arg(OP, "tokens", 4 * rows, 4)?,
         some(OP, cols)?.into(),
+        quads(logits, cols).into(),
     ];
-    let launch = Launch::new(int(OP, rows)? as u32, THREADS);
+    let launch = launch(OP, rows, cols)?;
     // SAFETY: the kernel reads `rows` rows of `cols` logits and as many parameters, and writes as many tokens;
     // the buffers have them.
     unsafe { gpu.launch(&Kernel::new(&SAMPLING, OP), launch, &args) }
@@ -114,4 +118,9 @@ fn some(op: &'static str, cols: usize) -> Result<i32> {
         return Err(Error::Unsupported { op, reason: "rows of no logits".into() });
     }
     int(op, cols)
+}
+
+/// How often four logits of a row move at once: all of them where rows are aligned, else none.
+fn quads(logits: &Buffer, cols: usize) -> i32 {
+    if cols.is_multiple_of(4) && aligned([logits]) { (cols / 4) as i32 } else { 0 }
 }
