@@ -16,6 +16,7 @@ pub const HEADERS: &[Source] = &[
     Source { name: "common.cuh", text: include_str!("../kernels/common.cuh") },
     Source { name: "blocks.cuh", text: include_str!("../kernels/blocks.cuh") },
     Source { name: "gemv.cuh", text: include_str!("../kernels/gemv.cuh") },
+    Source { name: "gemv_int8.cuh", text: include_str!("../kernels/gemv_int8.cuh") },
 ];
 
 macro_rules! sources {
@@ -38,8 +39,10 @@ sources! {
     ELEMENTWISE = "elementwise.cu";
     /// Matrix products on tensor cores.
     GEMM = "gemm.cu";
-    /// Products of a few rows with a matrix of blocks.
+    /// Products of a few rows with a matrix of blocks of 32.
     GEMV = "gemv.cu";
+    /// Products of a few rows with a matrix of blocks of 256.
+    GEMV_K = "gemv_k.cu";
     /// Products of a few rows with a matrix of floats.
     GEMV_FLOAT = "gemv_float.cu";
     /// Products of a few rows with a matrix of 4 bits in groups of 128.
@@ -81,7 +84,8 @@ impl Source {
     pub fn hash(&self, further: &[&str]) -> String {
         let mut hash = Sha256::new();
         let headers = HEADERS.iter().flat_map(|h| [h.name, h.text]);
-        for part in [self.name, self.text].into_iter().chain(headers).chain(further.iter().copied()) {
+        for part in [self.name, self.text].into_iter().chain(headers).chain(further.iter().copied())
+        {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }

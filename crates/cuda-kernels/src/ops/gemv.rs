@@ -10,7 +10,7 @@ use blocks::DType;
 
 use super::quantize::{GROUP, GROUP_SCALE_BYTES, quantize_activations};
 use super::{blocks, int};
-use crate::source::{GEMV, GEMV_FLOAT, GEMV_W4A16};
+use crate::source::{GEMV, GEMV_FLOAT, GEMV_K, GEMV_W4A16};
 use crate::{Arg, Buffer, Error, Gpu, Kernel, Launch, Result};
 
 const OP: &str = "gemv";
@@ -65,10 +65,10 @@ impl Gemv {
     pub const ALL: [Self; 3] = [Self::Thread, Self::Warp, Self::Ring];
 }
 
-/// Threads and warps of a block, and blocks a multiprocessor, as in `gemv.cuh`.
+/// Threads and warps of a block, and blocks a multiprocessor for one row of `x` and for more, as in `gemv.cuh`.
 const THREADS: u32 = 128;
 const WARPS: usize = 4;
-const WAVES: usize = 4;
+const WAVES: [usize; 2] = [4, 3];
 
 /// What the host must know of a type's kernels: the beginning of their names, the columns that a warp takes of
 /// a row at once, and how many rows it takes, for one or two rows of `x` and for more.
@@ -147,14 +147,16 @@ impl Kernels {
     /// depends on it, so that `m` has no say.
     fn split(&self, gpu: &Gpu, n: usize, k: usize) -> usize {
         let wanted = 12 * gpu.properties().multiprocessors as usize;
-        let enough = |split: usize| n.div_ceil(self.rows[0]) * split >= wanted || 2 * split > k.div_ceil(self.slab);
+        let enough = |split: usize| {
+            n.div_ceil(self.rows[0]) * split >= wanted || 2 * split > k.div_ceil(self.slab)
+        };
         [1, 2].into_iter().find(|&split| enough(split)).unwrap_or(WARPS)
     }
 
     fn launch(&self, gpu: &Gpu, Shape { m, n, .. }: Shape, split: usize) -> (&'static str, Launch) {
         let name = self.name[m.next_power_of_two().ilog2() as usize];
         let items = n.div_ceil(self.rows[usize::from(m > 2)]).div_ceil(WARPS / split);
-        (name, Launch::new(blocks(gpu, items, WAVES), THREADS))
+        (name, Launch::new(blocks(gpu, items, WAVES[usize::from(m > 1)]), THREADS))
     }
 }
 
@@ -198,7 +200,9 @@ pub fn linear_int8(
     shape: Shape,
 ) -> Result<()> {
     let (dtype, Shape { m, n, k }) = (weight.dtype, shape);
-    let Some(kernels) = kernels(dtype).filter(|k| k.int8) else { return unsupported(format!("weights of {dtype}")) };
+    let Some(kernels) = kernels(dtype).filter(|k| k.int8) else {
+        return unsupported(format!("weights of {dtype}"));
+    };
     let Some(bytes) = dtype.bytes_for(k).and_then(|row| row.checked_mul(n)) else {
         return unsupported(format!("rows of {k} are no whole {dtype} blocks"));
     };
@@ -227,12 +231,19 @@ pub fn linear_int8(
         Gemv::Warp => simple("gemv_q4_0_warp", 32)?,
     };
     args.push(int(OP, split)?.into());
+    let source = if dtype.block_len() == 256 { &GEMV_K } else { &GEMV };
     // SAFETY: the kernel reads n rows of whole blocks, m rows of k bytes and their scales, n of the bias, and writes
     // [m, n]; the buffers were checked for these.
-    unsafe { gpu.launch(&Kernel::new(&GEMV, name), launch, &args) }
+    unsafe { gpu.launch(&Kernel::new(source, name), launch, &args) }
 }
 
-fn linear_float(gpu: &Gpu, x: &Buffer, weight: &Weight<'_>, y: &Buffer, shape: Shape) -> Result<()> {
+fn linear_float(
+    gpu: &Gpu,
+    x: &Buffer,
+    weight: &Weight<'_>,
+    y: &Buffer,
+    shape: Shape,
+) -> Result<()> {
     let (dtype, Shape { m, n, k }) = (weight.dtype, shape);
     let Some(kernels) = kernels(dtype) else { return unsupported(format!("weights of {dtype}")) };
     let size = dtype.block_bytes();
@@ -295,7 +306,8 @@ pub fn linear_w4a16(
     let sizes = shape.args()?;
     let rows = n.next_multiple_of(32);
     let groups = k / 128 * rows;
-    let zeros = weight.zeros.map_or(Ok(Arg::Ptr(0)), |zeros| zeros.arg(OP, "zero points", groups, 16))?;
+    let zeros =
+        weight.zeros.map_or(Ok(Arg::Ptr(0)), |zeros| zeros.arg(OP, "zero points", groups, 16))?;
     let mut args = vec![
         x.arg(OP, "x", 4 * m * k, 8)?,
         weight.words.arg(OP, "the matrix", rows * (k / 2), 16)?,
