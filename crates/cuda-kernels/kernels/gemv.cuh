@@ -61,7 +61,7 @@ template <int DISTANCE, int N> DEVICE float warp_sums(const float (&v)[N]) {
 //   PARTS              of a slab, one after the other
 //   ROWS, STAGES       rows of W at once, slabs of the ring; M * ROWS is a power of two, at most 32
 //   BLOCKS             of a multiprocessor, 3 or 4: as it takes for no register to spill
-//   Activations        the rows of x; `at(row, k)` is where those of a row begin
+//   Activations        the rows of x
 //   load(ring, offset, part) -> Weights  of this lane: the slab is at that offset of what begins at a multiple of 16
 //   element(part)                        the first element of the slab that this lane takes
 //   take(activations, row, at, k) -> X   what they meet: x from element `at` on of a row of k

@@ -2,10 +2,11 @@
 // dp4a, exact within a block or group.
 //
 // What they compute, beside their bytes: at the copy bandwidth a multiprocessor of an H200 gets 18.6
-// bytes a cycle, 33 weights of Q4_0, and has 128 lanes that do an instruction each. One row of x
-// takes 1.2 (Q4_0, Q4_K) to 2.3 (IQ4_NL) instructions a weight, so that a third to two thirds of the lanes'
-// cycles are used; each further row 0.35 more. From 5 rows on instructions are what bounds them: 64
-// dp4a a cycle are the most there are, and 8 rows of Q4_0 at that pace want 66.
+// bytes a cycle, 33 weights of Q4_0, and has 128 lanes that do an instruction each. For one row of x the
+// compiler makes (instructions a weight, and the part of the lanes' cycles that they take at that pace):
+//   Q4_0 2.1, 53 %; Q8_0 2.1, 28 %; Q4_K 1.7, 43 %; Q5_K 2.4, 51 %; Q6_K 3.1, 54 %; IQ4_XS 3.6, 98 %; IQ4_NL 4.2, 109 %
+// so that all but the last two, whose codes are looked up, leave the bytes to be the bound. Each further row is
+// half an instruction more: from 4 rows on instructions are what bounds them, 8 rows of Q4_0 (5.6) to 70 %.
 #pragma once
 #include "gemv.cuh"
 
@@ -71,9 +72,10 @@ DEVICE void iq4_values(uint32_t codes, uint32_t& low, uint32_t& high) {
 
 // For up to M rows of x: a kernel does the work of M, so that there is one for each power of two.
 #define GEMV_INT8(T, name, M)                                                                                           \
-    KERNEL(GEMV_THREADS(T<M>::BLOCKS), name##_m##M, const uint8_t* w, const int8_t* q, const Bytes8* scales, const float* bias,       \
-           float* y, int m, int n, int k, int split) {                                                                      \
-        GEMV_SHARED(T<M>);                                                                                                  \
-        gemv<T<M>, M>(rings, parts, w, {q, scales}, bias, y, {m, n, k, split}, int64_t(k) / T<M>::BLOCK * T<M>::BLOCK_BYTES); \
+    KERNEL(GEMV_THREADS(T<M>::BLOCKS), name##_m##M, const uint8_t* w, const int8_t* q, const Bytes8* scales,            \
+           const float* bias, float* y, int m, int n, int k, int split) {                                               \
+        GEMV_SHARED(T<M>);                                                                                              \
+        const int64_t row_bytes = int64_t(k) / T<M>::BLOCK * T<M>::BLOCK_BYTES;                                         \
+        gemv<T<M>, M>(rings, parts, w, {q, scales}, bias, y, {m, n, k, split}, row_bytes);                              \
     }
 #define GEMV_INT8_ALL(T, name) GEMV_INT8(T, name, 1) GEMV_INT8(T, name, 2) GEMV_INT8(T, name, 4) GEMV_INT8(T, name, 8)
