@@ -15,13 +15,13 @@
 //
 // Launch: 256 threads, any grid; 3 blocks a multiprocessor are what the rings leave room for. A block
 // has a strip, a warp every eighth group, so that a block reads 16 KB of W in a piece; then the sums of
-// the warps meet in shared memory. Each warp has a ring of its own of 4 groups (8.5 KB), 3 under way: 150 KB a
+// the warps meet in shared memory. Each warp has a ring of its own of 3 groups (6.4 KB), 2 under way: 100 KB a
 // multiprocessor (see gemv.cuh for what it takes). The ring goes on over the ends of strips.
 //
 // The sum of an element: in a group as mma has it, the groups of a warp in order, the warps in order: whatever m is.
 #include "common.cuh"
 
-constexpr int W4_WARPS = 8, W4_STAGES = 4, W4_GROUP = 128, W4_ROWS = 32, W4_MOST_M = 8;
+constexpr int W4_WARPS = 8, W4_STAGES = 3, W4_GROUP = 128, W4_ROWS = 32, W4_MOST_M = 8;
 constexpr int W4_QUANTS = W4_ROWS * W4_GROUP / 2, W4_SLAB = W4_QUANTS + W4_ROWS * 2 + W4_ROWS;
 constexpr int W4_RING = W4_STAGES * W4_SLAB, W4_MET = W4_MOST_M * W4_ROWS;  // bytes; floats
 
@@ -107,7 +107,7 @@ KERNEL(W4_WARPS* WARP, gemv_w4a16, const float* x, const uint8_t* w, const uint8
         const int group = ahead_step * W4_WARPS + warp_id();
         if (ahead_strip < strips && group < groups) copy_group(ring + ahead_slot * W4_SLAB, matrix, ahead_strip, group);
         cp_async_commit();
-        ahead_slot = (ahead_slot + 1) % W4_STAGES;
+        ahead_slot = ahead_slot + 1 == W4_STAGES ? 0 : ahead_slot + 1;
         if (++ahead_step == steps) ahead_step = 0, ahead_strip += gridDim.x;
     };
     for (int i = 0; i < W4_STAGES - 1; ++i) fill();
@@ -124,7 +124,7 @@ KERNEL(W4_WARPS* WARP, gemv_w4a16, const float* x, const uint8_t* w, const uint8
             cp_async_wait<W4_STAGES - 1>();
             __syncwarp();
             if (group < groups) multiply_group(sums, b, ring + slot * W4_SLAB, zeros != nullptr);
-            slot = (slot + 1) % W4_STAGES;
+            slot = slot + 1 == W4_STAGES ? 0 : slot + 1;
         }
         // Two sets in turn: one barrier a strip is enough.
         float* const own = met + set * W4_WARPS * W4_MET;

@@ -319,12 +319,13 @@ pub fn linear_w4a16(
     if shape.is_empty() {
         return Ok(());
     }
-    let launch = Launch::new(blocks(gpu, rows / 32, 3), W4_THREADS).with_shared(W4_SHARED);
+    let waves = (gpu.properties().shared_per_block / W4_SHARED).clamp(1, 3) as usize;
+    let launch = Launch::new(blocks(gpu, rows / 32, waves), W4_THREADS).with_shared(W4_SHARED);
     // SAFETY: the kernel reads whole strips, their scales and zero points, [m, k] and [n], and writes [m, n]; the buffers
     // were checked for these.
     unsafe { gpu.launch(&Kernel::new(&GEMV_W4A16, "gemv_w4a16"), launch, &args) }
 }
 
-/// Threads of a block; eight rings of four groups, and twice the sums of eight warps, as in `gemv_w4a16.cu`.
+/// Threads of a block; eight rings of three groups, and twice the sums of eight warps, as in `gemv_w4a16.cu`.
 const W4_THREADS: u32 = 256;
-const W4_SHARED: u32 = 8 * 4 * (2048 + 64 + 32) + 2 * 8 * 256 * 4;
+const W4_SHARED: u32 = 8 * 3 * (2048 + 64 + 32) + 2 * 8 * 256 * 4;
