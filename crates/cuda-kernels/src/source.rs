@@ -17,6 +17,7 @@ pub const HEADERS: &[Source] = &[
     Source { name: "blocks.cuh", text: include_str!("../kernels/blocks.cuh") },
     Source { name: "gemv.cuh", text: include_str!("../kernels/gemv.cuh") },
     Source { name: "gemv_int8.cuh", text: include_str!("../kernels/gemv_int8.cuh") },
+    Source { name: "chunks.cuh", text: include_str!("../kernels/chunks.cuh") },
 ];
 
 macro_rules! sources {
@@ -35,6 +36,10 @@ sources! {
     ATTENTION_PREFILL = "attention_prefill.cu";
     /// Blocks to plain numbers.
     DEQUANTIZE = "dequantize.cu";
+    /// Blocks of code books to plain numbers.
+    DEQUANTIZE_IQ = "dequantize_iq.cu";
+    /// NF4, FP4, GPTQ and AWQ to plain numbers.
+    DEQUANTIZE_PACKED = "dequantize_packed.cu";
     /// Operations on each element.
     ELEMENTWISE = "elementwise.cu";
     /// Matrix products on tensor cores.
