@@ -14,7 +14,8 @@
 //
 // Launch: 128 threads; a warp has ROWS rows of W, whose x it loads once, or with `split` 2 or 4 a half or
 // a quarter of their slabs (where rows are few, as in a layer's keys and values); then the parts
-// meet in shared memory. Any grid; 4 blocks a multiprocessor are what the rings leave room for.
+// meet in shared memory. Any grid; 4 blocks a multiprocessor are what the rings leave room for, and
+// with more than one row of x 3 are what registers do.
 //
 // The sum of an element of y: each lane over its parts of the slabs in order, the lanes pairwise, the
 // parts in order. Nothing of it depends on m, the grid or ROWS; it does on `split`, which depends on n and k.
@@ -23,6 +24,13 @@
 
 constexpr int GEMV_WARPS = 4;
 
+// Threads of a block; a compiler for a device also keeps to the registers that so many blocks can have.
+#ifdef EMULATOR
+#define GEMV_THREADS(blocks) 128
+#else
+#define GEMV_THREADS(blocks) 128, blocks
+#endif
+
 struct GemvShape {
     int m, n, k, split;
 };
@@ -30,27 +38,30 @@ struct GemvShape {
 // N sums over a warp at once: lane l gets that of v[l / (32 / N)]. Half of the values go to the other half of
 // the lanes at each step, so that N - 1 + log2(32 / N) shuffles do. The order of an element's sum is
 // that of warp_sum for any N.
-template <int HALF, int DISTANCE, int N> DEVICE float fold_sums(float (&v)[N]) {
-    if constexpr (HALF > 0) {
-        const bool upper = lane_id() & DISTANCE;
+template <int DISTANCE, int N> DEVICE float warp_sums(const float (&v)[N]) {
+    if constexpr (N == 1) {
+        float sum = v[0];
 #pragma unroll
-        for (int i = 0; i < HALF; ++i) {
-            const float mine = upper ? v[i + HALF] : v[i], other = upper ? v[i] : v[i + HALF];
-            v[i] = mine + __shfl_xor_sync(ALL_LANES, other, DISTANCE);
-        }
+        for (int distance = DISTANCE; distance > 0; distance /= 2) sum += __shfl_xor_sync(ALL_LANES, sum, distance);
+        return sum;
     } else {
-        v[0] += __shfl_xor_sync(ALL_LANES, v[0], DISTANCE);
+        const bool upper = lane_id() & DISTANCE;
+        float folded[N / 2];
+#pragma unroll
+        for (int i = 0; i < N / 2; ++i) {
+            const float mine = upper ? v[i + N / 2] : v[i], other = upper ? v[i] : v[i + N / 2];
+            folded[i] = mine + __shfl_xor_sync(ALL_LANES, other, DISTANCE);
+        }
+        return warp_sums<DISTANCE / 2>(folded);
     }
-    if constexpr (DISTANCE > 1) return fold_sums<HALF / 2, DISTANCE / 2>(v);
-    else return v[0];
 }
-template <int N> DEVICE float warp_sums(float (&v)[N]) { return fold_sums<N / 2, WARP / 2>(v); }
 
 // A type T of M rows of x has
 //   SLAB, SLAB_BYTES   elements and bytes of a row that a warp takes at once, SPAN bytes of the ring for them
 //   PARTS              of a slab, one after the other
 //   ROWS, STAGES       rows of W at once, slabs of the ring; M * ROWS is a power of two, at most 32
-//   Activations        the rows of x; `at(row, k)` is where those of a row begin
+//   BLOCKS             of a multiprocessor, 3 or 4: as it takes for no register to spill
+//   Activations        the rows of x
 //   load(ring, offset, part) -> Weights  of this lane: the slab is at that offset of what begins at a multiple of 16
 //   element(part)                        the first element of the slab that this lane takes
 //   take(activations, row, at, k) -> X   what they meet: x from element `at` on of a row of k
@@ -60,33 +71,43 @@ template <class T> struct GemvRing {
     static_assert(T::SPAN % 16 == 0 && T::SPAN >= T::SLAB_BYTES, "copies are of 16 bytes");
 };
 
-// From the multiple of 16 before a slab to its first byte; W begins at one.
-template <class T> DEVICE int skipped(int row, int slab, int64_t row_bytes) {
-    if (T::SPAN == T::SLAB_BYTES) return 0;  // its rows and slabs are multiples too
-    return (uint32_t(row) * uint32_t(row_bytes) + uint32_t(slab) * uint32_t(T::SLAB_BYTES)) % 16;
+// From the multiple of 16 before a row's slabs to their first bytes: slabs are multiples of 16, and W begins at one.
+template <class T> DEVICE int skipped(int row, int64_t row_bytes) {
+    if (T::SPAN == T::SLAB_BYTES) return 0;  // rows are multiples too
+    return int(uint32_t(row) * uint32_t(row_bytes) % 16);
 }
 
-// Asks for a slab of ROWS rows; rows beyond the last are the last one.
-template <class T>
-DEVICE void copy_slab(uint8_t* to, const uint8_t* w, GemvShape s, int64_t row_bytes, int group, int slab) {
-    const uint8_t* const end = w + s.n * row_bytes;
+// Asks for a slab of ROWS rows, which begins at `from` in the first of them. All of SPAN is copied, whatever the alignment:
+// a few bytes more than are wanted, and fewer instructions.
+template <class T> DEVICE void copy_whole_slab(uint8_t* to, const uint8_t* from, int64_t row_bytes) {
+    static_assert(T::SPAN % 16 == 0 && T::SLAB_BYTES % 16 == 0, "copies are of 16 bytes");
+    const int lane = 16 * lane_id();
 #pragma unroll
     for (int r = 0; r < T::ROWS; ++r) {
-        const int row = min(group * T::ROWS + r, s.n - 1);
-        const int64_t first = int64_t(slab) * T::SLAB_BYTES;
-        const int skip = skipped<T>(row, slab, row_bytes);
-        const int bytes = skip + int(min(int64_t(T::SLAB_BYTES), row_bytes - first));
-        const uint8_t* const from = w + row * row_bytes + first - skip;
+        const uint8_t* const row = from + r * row_bytes;
+        const uint8_t* const source = row - reinterpret_cast<uint64_t>(row) % 16 + lane;
 #pragma unroll
-        for (int i = 0; i < T::SPAN; i += 16 * WARP) {
-            const int at = i + 16 * lane_id();
-            if (at >= bytes) continue;
-            const uint8_t* const source = from + at;
-            uint8_t* const target = to + r * T::SPAN + at;
-            const int64_t left = end - source;
-            if (left >= 16) cp_async_16(target, source);
-            else for (int b = 0; b < left; ++b) target[b] = source[b];  // the matrix ends here
-        }
+        for (int i = 0; i < T::SPAN; i += 16 * WARP)
+            if (i + 16 * WARP <= T::SPAN || i + lane < T::SPAN) cp_async_16(to + r * T::SPAN + i + lane, source + i);
+    }
+}
+
+// The same at the end of the rows or of the matrix; rows beyond the last are the last one.
+template <class T>
+DEVICE void copy_last_slab(uint8_t* to, const uint8_t* w, GemvShape s, int64_t row_bytes, int group, int slab) {
+    const int64_t first = int64_t(slab) * T::SLAB_BYTES;
+    const int length = int(min(int64_t(T::SLAB_BYTES), row_bytes - first));
+#pragma unroll 1
+    for (int r = 0; r < T::ROWS; ++r) {
+        const int row = min(group * T::ROWS + r, s.n - 1), skip = skipped<T>(row, row_bytes), bytes = skip + length;
+        const uint8_t* const from = w + row * row_bytes + first - skip;
+        // The last 16 bytes may go beyond the row, but not beyond the matrix.
+        const bool ends = row == s.n - 1 && first + length == row_bytes;
+        const int whole = ends ? bytes & ~15 : bytes;
+#pragma unroll 1
+        for (int at = 16 * lane_id(); at < whole; at += 16 * WARP) cp_async_16(to + r * T::SPAN + at, from + at);
+        const int at = whole + lane_id();
+        if (T::SPAN != T::SLAB_BYTES && ends && at < bytes) to[r * T::SPAN + at] = from[at];
     }
 }
 
@@ -103,14 +124,21 @@ DEVICE void gemv(uint8_t* rings, float* parts, const uint8_t* w, typename T::Act
     const int first_group = blockIdx.x * slots + warp_id() / s.split, group_step = gridDim.x * slots;
 
     // The ring is filled ahead of what is computed, over the ends of rows.
-    int ahead = 0, ahead_step = 0, ahead_group = first_group, ahead_slot = 0;
+    int ahead = 0, ahead_slab = part, ahead_group = first_group, ahead_slot = 0;
+    const auto first_slab = [&]() { return int64_t(ahead_group) * T::ROWS * row_bytes + part * T::SLAB_BYTES; };
+    int64_t from = first_slab();
+    const int whole_slabs = int(row_bytes / T::SLAB_BYTES);
+    const int64_t last_whole = (s.n - T::ROWS + 1) * row_bytes - T::SPAN;  // what begins later goes beyond the matrix
     const auto fill = [&]() {
-        const int slab = ahead_step * s.split + part;
-        if (ahead < mine && ahead_group < groups && slab < slabs)
-            copy_slab<T>(ring + ahead_slot * T::ROWS * T::SPAN, w, s, row_bytes, ahead_group, slab);
+        if (ahead < mine && ahead_group < groups && ahead_slab < slabs) {
+            uint8_t* const to = ring + ahead_slot * T::ROWS * T::SPAN;
+            if (ahead_slab < whole_slabs && from <= last_whole) copy_whole_slab<T>(to, w + from, row_bytes);
+            else copy_last_slab<T>(to, w, s, row_bytes, ahead_group, ahead_slab);
+        }
         cp_async_commit();
         ahead_slot = ahead_slot + 1 == T::STAGES ? 0 : ahead_slot + 1;
-        if (++ahead_step == steps) ahead_step = 0, ++ahead, ahead_group += group_step;
+        ahead_slab += s.split, from += s.split * T::SLAB_BYTES;
+        if (ahead_slab >= steps * s.split) ahead_slab = part, ++ahead, ahead_group += group_step, from = first_slab();
     };
 #pragma unroll 1
     for (int i = 0; i < T::STAGES - 1; ++i) fill();
@@ -121,13 +149,13 @@ DEVICE void gemv(uint8_t* rings, float* parts, const uint8_t* w, typename T::Act
         for (int step = 0; step < steps; ++step) {
             __syncwarp();  // all lanes are done with the slot that is filled now
             fill();
-            // What x has for the first part is asked for before the wait.
+            // A single row of x is asked for before the wait; more would take too many registers.
             const int slab = step * s.split + part, first = slab * T::SLAB + T::element(0);
             typename T::X first_x = {};
-            if (first < s.k) first_x = T::take(activations, 0, first, s.k);
+            if (M == 1 && first < s.k) first_x = T::take(activations, 0, first, s.k);
             cp_async_wait<T::STAGES - 1>();
             __syncwarp();
-            const uint8_t* const from = ring + slot * T::ROWS * T::SPAN;
+            const uint8_t* const slabs_here = ring + slot * T::ROWS * T::SPAN;
             slot = slot + 1 == T::STAGES ? 0 : slot + 1;
             if (group >= groups) continue;
 #pragma unroll
@@ -138,17 +166,17 @@ DEVICE void gemv(uint8_t* rings, float* parts, const uint8_t* w, typename T::Act
 #pragma unroll
                 for (int r = 0; r < T::ROWS; ++r) {
                     const int row = min(group * T::ROWS + r, s.n - 1);
-                    weights[r] = T::load(from + r * T::SPAN, skipped<T>(row, slab, row_bytes), p);
+                    weights[r] = T::load(slabs_here + r * T::SPAN, skipped<T>(row, row_bytes), p);
                 }
 #pragma unroll
                 for (int i = 0; i < M; ++i) {
-                    const typename T::X x = p + i == 0 ? first_x : T::take(activations, min(i, s.m - 1), k, s.k);
+                    const typename T::X x = M == 1 && p == 0 ? first_x : T::take(activations, min(i, s.m - 1), k, s.k);
 #pragma unroll
                     for (int r = 0; r < T::ROWS; ++r) T::multiply(weights[r], x, sums[i * T::ROWS + r]);
                 }
             }
         }
-        float sum = warp_sums(sums);
+        float sum = warp_sums<WARP / 2>(sums);
         constexpr int LANES_A_SUM = WARP / SUMS;
         const int which = lane_id() / LANES_A_SUM, row = group * T::ROWS + which % T::ROWS, i = which / T::ROWS;
         if (s.split > 1) {
@@ -156,8 +184,8 @@ DEVICE void gemv(uint8_t* rings, float* parts, const uint8_t* w, typename T::Act
             float* const met = parts + item % 2 * GEMV_WARPS * WARP;
             met[warp_id() * WARP + which] = sum;
             __syncthreads();
-            if (part == 0)
-                for (int p = 1; p < s.split; ++p) sum += met[(warp_id() + p) * WARP + which];
+#pragma unroll 1
+            for (int p = 1; p < s.split && part == 0; ++p) sum += met[(warp_id() + p) * WARP + which];
         }
         if (part == 0 && lane_id() % LANES_A_SUM == 0 && i < s.m && row < s.n)
             y[int64_t(i) * s.n + row] = bias ? sum + bias[row] : sum;

@@ -29,7 +29,7 @@ DEVICE void widen(const Bytes16& bytes, float (&x)[8], bf16) {
 // A lane has 16 bytes of each half of a slab of 1 KB. Rows begin at multiples of 16 bytes.
 template <class E, int M> struct Floats {
     static constexpr int PER = 16 / sizeof(E), PARTS = 2, SLAB = PARTS * WARP * PER, SLAB_BYTES = PARTS * WARP * 16;
-    static constexpr int SPAN = SLAB_BYTES, ROWS = 4, STAGES = 2;
+    static constexpr int SPAN = SLAB_BYTES, ROWS = 4, STAGES = 2, BLOCKS = M == 1 ? 4 : 3;
     using Activations = FloatRows;
     struct Weights {
         float w[PER];
@@ -75,7 +75,7 @@ DEVICE void gemv_any(const E* w, const float* x, const float* bias, float* y, in
 }
 
 #define GEMV_FLOAT(E, M)                                                                                           \
-    KERNEL(WARP* GEMV_WARPS, gemv_##E##_m##M, const uint8_t* w, const float* x, const float* bias, float* y, int m, \
+    KERNEL(GEMV_THREADS((Floats<E, M>::BLOCKS)), gemv_##E##_m##M, const uint8_t* w, const float* x, const float* bias, float* y, int m, \
            int n, int k, int split) {                                                                              \
         using T = Floats<E, M>;                                                                                    \
         GEMV_SHARED(T);                                                                                            \
@@ -83,7 +83,7 @@ DEVICE void gemv_any(const E* w, const float* x, const float* bias, float* y, in
     }
 #define GEMV_FLOAT_ALL(E)                                                                                          \
     GEMV_FLOAT(E, 1) GEMV_FLOAT(E, 2) GEMV_FLOAT(E, 4) GEMV_FLOAT(E, 8)                                            \
-    KERNEL(WARP* GEMV_WARPS, gemv_##E##_any, const E* w, const float* x, const float* bias, float* y, int m, int n, \
+    KERNEL(128, gemv_##E##_any, const E* w, const float* x, const float* bias, float* y, int m, int n, \
            int k, int split) {                                                                                     \
         gemv_any(w, x, bias, y, m, n, k);                                                                          \
     }

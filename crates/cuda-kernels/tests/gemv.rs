@@ -90,9 +90,9 @@ fn result(gpu: &Gpu, Shape { m, n, .. }: Shape, run: impl FnOnce(&Buffer)) -> Ve
 fn shapes(block: usize) -> Vec<Shape> {
     let shape = |n, k| Shape { m: 8, n, k };
     if block == 32 {
-        vec![shape(1, 32), shape(7, 4512), shape(101, 2080), shape(195, 1056)]
+        vec![shape(1, 32), shape(7, 4512), shape(97, 1056), shape(195, 96)]
     } else {
-        vec![shape(1, 256), shape(7, 9472), shape(101, 4352), shape(203, 768)]
+        vec![shape(1, 256), shape(7, 8448), shape(51, 2304), shape(195, 256)]
     }
 }
 
@@ -124,7 +124,7 @@ fn block_types_agree_with_sums_in_f64() {
                 if n > 1 {
                     assert_close(&got, &loose, 2e-2, &what);
                 }
-                for fewer in [1, 2, 3, 5] {
+                for fewer in [1, 2, 3] {
                     let alone = run(Gemv::Ring, fewer);
                     let same = alone.iter().zip(&got).all(|(a, b)| a.to_bits() == b.to_bits());
                     assert!(same, "{what}: {fewer} rows are not as they are among eight");
@@ -147,7 +147,7 @@ fn block_types_agree_with_sums_in_f64() {
 #[test]
 fn float_types_agree_with_sums_in_f64() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for (n, k) in [(1, 8), (7, 2056), (101, 1032), (203, 264), (9, 77), (5, 1)] {
+        for (n, k) in [(1, 8), (7, 2056), (97, 520), (195, 24), (9, 77), (5, 1)] {
             let all = Shape { m: 8, n, k };
             let mut random = random(k as u64);
             let bytes = floats(dtype, &normal(&mut random, n * k, 0.1));
@@ -215,7 +215,7 @@ fn strips(q: &[u8], n: usize, k: usize) -> Vec<u32> {
 #[test]
 fn four_bits_in_groups_agree_with_sums_in_f64() {
     for (n, k, with_zeros) in
-        [(1, 128, false), (45, 1408, true), (560, 128, true), (64, 2048, false)]
+        [(1, 128, false), (45, 1152, true), (400, 128, true), (33, 256, false)]
     {
         let all = Shape { m: 8, n, k };
         let mut random = random(k as u64);

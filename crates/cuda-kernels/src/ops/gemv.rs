@@ -10,7 +10,7 @@ use blocks::DType;
 
 use super::quantize::{GROUP, GROUP_SCALE_BYTES, quantize_activations};
 use super::{blocks, int};
-use crate::source::{GEMV, GEMV_FLOAT, GEMV_W4A16};
+use crate::source::{GEMV, GEMV_FLOAT, GEMV_K, GEMV_W4A16};
 use crate::{Arg, Buffer, Error, Gpu, Kernel, Launch, Result};
 
 const OP: &str = "gemv";
@@ -65,10 +65,10 @@ impl Gemv {
     pub const ALL: [Self; 3] = [Self::Thread, Self::Warp, Self::Ring];
 }
 
-/// Threads and warps of a block, and blocks a multiprocessor, as in `gemv.cuh`.
+/// Threads and warps of a block, and blocks a multiprocessor for one row of `x` and for more, as in `gemv.cuh`.
 const THREADS: u32 = 128;
 const WARPS: usize = 4;
-const WAVES: usize = 4;
+const WAVES: [usize; 2] = [4, 3];
 
 /// What the host must know of a type's kernels: the beginning of their names, the columns that a warp takes of
 /// a row at once, and how many rows it takes, for one or two rows of `x` and for more.
@@ -156,7 +156,7 @@ impl Kernels {
     fn launch(&self, gpu: &Gpu, Shape { m, n, .. }: Shape, split: usize) -> (&'static str, Launch) {
         let name = self.name[m.next_power_of_two().ilog2() as usize];
         let items = n.div_ceil(self.rows[usize::from(m > 2)]).div_ceil(WARPS / split);
-        (name, Launch::new(blocks(gpu, items, WAVES), THREADS))
+        (name, Launch::new(blocks(gpu, items, WAVES[usize::from(m > 1)]), THREADS))
     }
 }
 
@@ -231,9 +231,10 @@ pub fn linear_int8(
         Gemv::Warp => simple("gemv_q4_0_warp", 32)?,
     };
     args.push(int(OP, split)?.into());
+    let source = if dtype.block_len() == 256 { &GEMV_K } else { &GEMV };
     // SAFETY: the kernel reads n rows of whole blocks, m rows of k bytes and their scales, n of the bias, and writes
     // [m, n]; the buffers were checked for these.
-    unsafe { gpu.launch(&Kernel::new(&GEMV, name), launch, &args) }
+    unsafe { gpu.launch(&Kernel::new(source, name), launch, &args) }
 }
 
 /// [`linear_small`] of f32, f16 and bf16, which needs no workspace.
@@ -322,12 +323,13 @@ pub fn linear_w4a16(
     if shape.is_empty() {
         return Ok(());
     }
-    let launch = Launch::new(blocks(gpu, rows / 32, 3), W4_THREADS).with_shared(W4_SHARED);
+    let waves = (gpu.properties().shared_per_block / W4_SHARED).clamp(1, 3) as usize;
+    let launch = Launch::new(blocks(gpu, rows / 32, waves), W4_THREADS).with_shared(W4_SHARED);
     // SAFETY: the kernel reads whole strips, their scales and zero points, [m, k] and [n], and writes [m, n]; the buffers
     // were checked for these.
     unsafe { gpu.launch(&Kernel::new(&GEMV_W4A16, "gemv_w4a16"), launch, &args) }
 }
 
-/// Threads of a block; eight rings of four groups, and twice the sums of eight warps, as in `gemv_w4a16.cu`.
+/// Threads of a block; eight rings of three groups, and twice the sums of eight warps, as in `gemv_w4a16.cu`.
 const W4_THREADS: u32 = 256;
-const W4_SHARED: u32 = 8 * 4 * (2048 + 64 + 32) + 2 * 8 * 256 * 4;
+const W4_SHARED: u32 = 8 * 3 * (2048 + 64 + 32) + 2 * 8 * 256 * 4;
