@@ -204,7 +204,7 @@ DEVICE uint32_t levels(const BlockNvfp4& b, int i) {
 DEVICE uint32_t levels(const BlockTq2_0& b, int i) { return pairs_of_256(b, b.qs, i); }
 
 // Digit k in base 3 of a byte: 3^k times it is carried into the ninth bit by another 3. The digits of
-// 32 bytes are elements 0..160, those of the next 16 elements 160..240, of the last 4 240..256.
+// 32 bytes are elements 0..160, those of the next 16 elements 160..240, of the last 4, `qh`, 240..256.
 DEVICE uint32_t levels(const BlockTq1_0& b, int i) {
     const int k = i < 40 ? i / 8 : i < 60 ? (i - 40) / 4 : i - 60;
     const int word = i < 40 ? i % 8 : i < 60 ? 8 + i % 4 : 12;

@@ -16,6 +16,7 @@ pub const HEADERS: &[Source] = &[
     Source { name: "common.cuh", text: include_str!("../kernels/common.cuh") },
     Source { name: "blocks.cuh", text: include_str!("../kernels/blocks.cuh") },
     Source { name: "gemm.cuh", text: include_str!("../kernels/gemm.cuh") },
+    Source { name: "chunks.cuh", text: include_str!("../kernels/chunks.cuh") },
 ];
 
 macro_rules! sources {
@@ -34,6 +35,10 @@ sources! {
     ATTENTION_PREFILL = "attention_prefill.cu";
     /// Blocks to plain numbers.
     DEQUANTIZE = "dequantize.cu";
+    /// Blocks of code books to plain numbers.
+    DEQUANTIZE_IQ = "dequantize_iq.cu";
+    /// NF4, FP4, GPTQ and AWQ to plain numbers.
+    DEQUANTIZE_PACKED = "dequantize_packed.cu";
     /// Operations on each element.
     ELEMENTWISE = "elementwise.cu";
     /// Matrix products on tensor cores.

@@ -2,10 +2,10 @@
 
 use std::ops::Range;
 
-use blocks::DType;
+use blocks::{DType, IQ1_GRID, IQ2_S_GRID, IQ2_XS_GRID, IQ2_XXS_GRID, IQ3_S_GRID, IQ3_XXS_GRID};
 
 use super::{blocks, int};
-use crate::source::DEQUANTIZE;
+use crate::source::{DEQUANTIZE, DEQUANTIZE_IQ, DEQUANTIZE_PACKED};
 use crate::{Arg, Buffer, Error, Gpu, Kernel, Launch, Result};
 
 pub(super) const THREADS: u32 = 256;
@@ -41,10 +41,25 @@ fn kernel(from: DType, to: DType) -> Option<&'static str> {
         };
     }
     Some(names!(
-        Q1_0 "q1_0", Q2_0 "q2_0", Q4_0 "q4_0", Q4_1 "q4_1", Q5_0 "q5_0", Q5_1 "q5_1", Q8_0 "q8_0", Q8_1 "q8_1",
-        Q2_K "q2_k", Q3_K "q3_k", Q4_K "q4_k", Q5_K "q5_k", Q6_K "q6_k", Q8_K "q8_k", IQ4_NL "iq4_nl", IQ4_XS "iq4_xs",
-        TQ1_0 "tq1_0", TQ2_0 "tq2_0", MXFP4 "mxfp4", NVFP4 "nvfp4"
+        Q1_0 "q1_0", Q2_0 "q2_0", Q4_0 "q4_0", Q4_1 "q4_1", Q5_0 "q5_0", Q5_1 "q5_1", Q8_0 "q8_0",
+        Q8_1 "q8_1", Q2_K "q2_k", Q3_K "q3_k", Q4_K "q4_k", Q5_K "q5_k", Q6_K "q6_k", Q8_K "q8_k",
+        IQ4_NL "iq4_nl", IQ4_XS "iq4_xs", TQ1_0 "tq1_0", TQ2_0 "tq2_0", MXFP4 "mxfp4", NVFP4 "nvfp4",
+        IQ1_S "iq1_s", IQ1_M "iq1_m", IQ2_XXS "iq2_xxs", IQ2_XS "iq2_xs", IQ2_S "iq2_s", IQ3_XXS "iq3_xxs",
+        IQ3_S "iq3_s"
     ))
+}
+
+/// The code book of a type that has one, as the kernels of `dequantize_iq.cu` read it.
+fn code_book(dtype: DType) -> Option<&'static [u8]> {
+    Some(match dtype {
+        DType::IQ1_S | DType::IQ1_M => bytemuck::cast_slice(&IQ1_GRID),
+        DType::IQ2_XXS => IQ2_XXS_GRID.as_flattened(),
+        DType::IQ2_XS => IQ2_XS_GRID.as_flattened(),
+        DType::IQ2_S => IQ2_S_GRID.as_flattened(),
+        DType::IQ3_XXS => IQ3_XXS_GRID.as_flattened(),
+        DType::IQ3_S => IQ3_S_GRID.as_flattened(),
+        _ => return None,
+    })
 }
 
 /// Whether [`dequantize`] goes from the one type to the other.
@@ -52,7 +67,7 @@ pub fn can_dequantize(from: DType, to: DType) -> bool {
     kernel(from, to).is_some() || from == to && matches!(to, DType::F32 | DType::F16 | DType::BF16)
 }
 
-/// `elements` numbers of `from_type` (GGML's blocks but IQ1 to IQ3, F32, F16, BF16) as F32, F16 or BF16. F32
+/// `elements` numbers of `from_type` (GGML's block types, F32, F16, BF16) as F32, F16 or BF16. F32
 /// has the bits of [`blocks::decode`]; the others are those rounded to nearest, ties to even.
 ///
 /// # Errors
@@ -70,7 +85,9 @@ pub fn dequantize(
         return Err(unsupported(OP, format!("{from_type} to {out_type}")));
     }
     let bytes = |dtype: DType| {
-        let partial = || unsupported(OP, format!("{elements} elements are no whole number of {dtype} blocks"));
+        let partial = || {
+            unsupported(OP, format!("{elements} elements are no whole number of {dtype} blocks"))
+        };
         dtype.bytes_for(elements).ok_or_else(partial)
     };
     let (from_bytes, out_bytes) = (bytes(from_type)?, bytes(out_type)?);
@@ -82,9 +99,17 @@ pub fn dequantize(
     };
     let chunks = elements.div_ceil(16 / out_type.block_bytes());
     let grid = blocks(gpu, chunks.div_ceil(UNROLL * THREADS as usize), 8);
-    let args = [from_arg, out_arg, Arg::I64(elements as i64)];
+    let count = Arg::I64(elements as i64);
+    let launch = Launch::new(grid, THREADS);
+    if let Some(book) = code_book(from_type) {
+        let book = gpu.upload(book)?;
+        let args = [from_arg, Arg::Ptr(book.ptr()), out_arg, count];
+        // SAFETY: as below; codes of the type are within its code book, whatever the bytes.
+        return unsafe { gpu.launch(&Kernel::new(&DEQUANTIZE_IQ, name), launch, &args) };
+    }
+    let args = [from_arg, out_arg, count];
     // SAFETY: the kernel reads the blocks of the elements and writes the elements; both buffers have them.
-    unsafe { gpu.launch(&Kernel::new(&DEQUANTIZE, name), Launch::new(grid, THREADS), &args) }
+    unsafe { gpu.launch(&Kernel::new(&DEQUANTIZE, name), launch, &args) }
 }
 
 /// Some rows of a matrix with `row_len` columns, as [`dequantize`] does it; the first goes to the beginning of
@@ -100,11 +125,17 @@ pub fn dequantize_rows(
     (out, out_type): (&Buffer, DType),
 ) -> Result<()> {
     const OP: &str = "dequantize_rows";
-    let partial = || unsupported(OP, format!("a row of {row_len} is no whole number of {from_type} blocks"));
+    let partial =
+        || unsupported(OP, format!("a row of {row_len} is no whole number of {from_type} blocks"));
     let row_bytes = from_type.bytes_for(row_len).ok_or_else(partial)?;
     let (begin, end) = (rows.start.saturating_mul(row_bytes), rows.end.saturating_mul(row_bytes));
     if end > from.len() || begin > end {
-        return Err(Error::Length { op: OP, what: "the matrix", expected: end.max(begin), got: from.len() });
+        return Err(Error::Length {
+            op: OP,
+            what: "the matrix",
+            expected: end.max(begin),
+            got: from.len(),
+        });
     }
     let elements = rows.len() * row_len;
     dequantize(gpu, elements, (&from.slice(begin..end), from_type), (out, out_type))
@@ -124,12 +155,40 @@ impl Code4 {
     pub const fn numbers(self) -> &'static [f32; 16] {
         match self {
             Code4::Nf4 => &[
-                -1.0, -0.696_192_8, -0.525_073_05, -0.394_917_5, -0.284_441_38, -0.184_773_43, -0.091_050_036, 0.0,
-                0.079_580_3, 0.160_930_2, 0.246_112_3, 0.337_915_24, 0.440_709_83, 0.562_617, 0.722_956_84, 1.0,
+                -1.0,
+                -0.696_192_8,
+                -0.525_073_05,
+                -0.394_917_5,
+                -0.284_441_38,
+                -0.184_773_43,
+                -0.091_050_036,
+                0.0,
+                0.079_580_3,
+                0.160_930_2,
+                0.246_112_3,
+                0.337_915_24,
+                0.440_709_83,
+                0.562_617,
+                0.722_956_84,
+                1.0,
             ],
             Code4::Fp4 => &[
-                0.0, 0.005_208_333_5, 0.666_666_7, 1.0, 0.333_333_34, 0.5, 0.166_666_67, 0.25,
-                0.0, -0.005_208_333_5, -0.666_666_7, -1.0, -0.333_333_34, -0.5, -0.166_666_67, -0.25,
+                0.0,
+                0.005_208_333_5,
+                0.666_666_7,
+                1.0,
+                0.333_333_34,
+                0.5,
+                0.166_666_67,
+                0.25,
+                0.0,
+                -0.005_208_333_5,
+                -0.666_666_7,
+                -1.0,
+                -0.333_333_34,
+                -0.5,
+                -0.166_666_67,
+                -0.25,
             ],
         }
     }
@@ -198,10 +257,11 @@ pub fn dequantize_4bit(
     let packed = packed.arg(OP, "codes", n / 2, 16)?;
     let result = out.arg(OP, "the result", n * out_type.block_bytes(), 16)?;
     let numbers = gpu.upload(code.numbers())?;
-    let args = [packed, Arg::Ptr(numbers.ptr()), scales, codes, map, offset, result, Arg::I64(n as i64)];
+    let args =
+        [packed, Arg::Ptr(numbers.ptr()), scales, codes, map, offset, result, Arg::I64(n as i64)];
     let grid = blocks(gpu, n.div_ceil(16 / out_type.block_bytes() * UNROLL * THREADS as usize), 8);
     // SAFETY: the kernel reads two codes a byte, the scales of the blocks of 64 and 16 numbers, and writes n.
-    unsafe { gpu.launch(&Kernel::new(&DEQUANTIZE, name), Launch::new(grid, THREADS), &args) }
+    unsafe { gpu.launch(&Kernel::new(&DEQUANTIZE_PACKED, name), Launch::new(grid, THREADS), &args) }
 }
 
 /// How a matrix of k inputs and n outputs is packed into words of eight 4-bit levels.
@@ -243,7 +303,11 @@ pub struct PackedMatrix<'a> {
 /// # Errors
 /// [`Error::Unsupported`] for other types, and for `k`, `n` or groups that are no multiple of 8,
 /// [`Error::Length`], [`Error::Alignment`] (the result at a multiple of 16 bytes), and those of a launch.
-pub fn dequantize_packed(gpu: &Gpu, matrix: &PackedMatrix<'_>, (out, out_type): (&Buffer, DType)) -> Result<()> {
+pub fn dequantize_packed(
+    gpu: &Gpu,
+    matrix: &PackedMatrix<'_>,
+    (out, out_type): (&Buffer, DType),
+) -> Result<()> {
     const OP: &str = "dequantize_packed";
     let &PackedMatrix { format, k, n, group_size, words, zeros, scales } = matrix;
     let name = match (format, out_type) {
@@ -256,7 +320,10 @@ pub fn dequantize_packed(gpu: &Gpu, matrix: &PackedMatrix<'_>, (out, out_type): 
         (_, other) => return Err(unsupported(OP, format!("to {other}"))),
     };
     if [k, n, group_size].iter().any(|x| x % 8 != 0) || group_size == 0 {
-        return Err(unsupported(OP, format!("k {k}, n {n} and groups of {group_size}: all must be multiples of 8")));
+        return Err(unsupported(
+            OP,
+            format!("k {k}, n {n} and groups of {group_size}: all must be multiples of 8"),
+        ));
     }
     let count = k.div_ceil(group_size);
     let (groups, more) = match format {
@@ -281,5 +348,5 @@ pub fn dequantize_packed(gpu: &Gpu, matrix: &PackedMatrix<'_>, (out, out_type): 
     let launch = Launch::grid2(k.div_ceil(64) as u32, n.div_ceil(64) as u32, THREADS);
     // SAFETY: the kernel reads k n levels, the scales and zeros of `count` groups and, if there, k groups, and
     // writes k n numbers.
-    unsafe { gpu.launch(&Kernel::new(&DEQUANTIZE, name), launch, &args) }
+    unsafe { gpu.launch(&Kernel::new(&DEQUANTIZE_PACKED, name), launch, &args) }
 }

@@ -43,10 +43,16 @@ const fn kernel(dtype: DType) -> Option<(&'static str, usize)> {
 /// [`crate::Error::Unsupported`] for another type and partial blocks, [`crate::Error::Length`] for buffers of fewer
 /// bytes, [`crate::Error::Alignment`] for numbers that begin at no multiple of 16 bytes or blocks at none of their
 /// type's [`alignment`], and those of a launch.
-pub fn quantize(gpu: &Gpu, elements: usize, x: &Buffer, (out, dtype): (&Buffer, DType)) -> Result<()> {
+pub fn quantize(
+    gpu: &Gpu,
+    elements: usize,
+    x: &Buffer,
+    (out, dtype): (&Buffer, DType),
+) -> Result<()> {
     const OP: &str = "quantize";
     let (name, per_thread) = kernel(dtype).ok_or_else(|| unsupported(OP, format!("to {dtype}")))?;
-    let partial = || unsupported(OP, format!("{elements} elements are no whole number of {dtype} blocks"));
+    let partial =
+        || unsupported(OP, format!("{elements} elements are no whole number of {dtype} blocks"));
     let bytes = dtype.bytes_for(elements).ok_or_else(partial)?;
     let x = x.arg(OP, "the numbers", 4 * elements, 16)?;
     let out = out.arg(OP, "the blocks", bytes, alignment(dtype))?;
@@ -64,7 +70,13 @@ pub fn quantize(gpu: &Gpu, elements: usize, x: &Buffer, (out, dtype): (&Buffer, 
 /// # Errors
 /// [`crate::Error::Unsupported`] for a partial group, [`crate::Error::Length`], [`crate::Error::Alignment`] (`x` at a multiple
 /// of 16 bytes, `q` of 4, `scales` of 8), and those of a launch.
-pub fn quantize_activations(gpu: &Gpu, elements: usize, x: &Buffer, q: &Buffer, scales: &Buffer) -> Result<()> {
+pub fn quantize_activations(
+    gpu: &Gpu,
+    elements: usize,
+    x: &Buffer,
+    q: &Buffer,
+    scales: &Buffer,
+) -> Result<()> {
     const OP: &str = "quantize_activations";
     if !elements.is_multiple_of(GROUP) {
         return Err(unsupported(OP, format!("{elements} elements are no whole groups of {GROUP}")));
@@ -90,9 +102,16 @@ pub fn quantize_activations(gpu: &Gpu, elements: usize, x: &Buffer, q: &Buffer, 
 /// # Errors
 /// [`crate::Error::Unsupported`] for a `k` that is no multiple of 4, [`crate::Error::Length`], [`crate::Error::Alignment`] (`x` at
 /// a multiple of 16 bytes, the others of 4), and those of a launch.
-pub fn quantize_rows(gpu: &Gpu, rows: usize, k: usize, x: &Buffer, q: &Buffer, scales: &Buffer) -> Result<()> {
+pub fn quantize_rows(
+    gpu: &Gpu,
+    rows: usize,
+    k: usize,
+    x: &Buffer,
+    q: &Buffer,
+    scales: &Buffer,
+) -> Result<()> {
     const OP: &str = "quantize_rows";
-    if k % 4 != 0 {
+    if !k.is_multiple_of(4) {
         return Err(unsupported(OP, format!("rows of {k}, no multiple of 4")));
     }
     let args = [
@@ -124,7 +143,14 @@ impl Code4 {
 /// # Errors
 /// [`crate::Error::Unsupported`] for an odd `n`, [`crate::Error::Length`], [`crate::Error::Alignment`] (`x` at a multiple of 16
 /// bytes, `packed` of 2, `absmax` of 4), and those of a launch.
-pub fn quantize_4bit(gpu: &Gpu, code: Code4, n: usize, x: &Buffer, packed: &Buffer, absmax: &Buffer) -> Result<()> {
+pub fn quantize_4bit(
+    gpu: &Gpu,
+    code: Code4,
+    n: usize,
+    x: &Buffer,
+    packed: &Buffer,
+    absmax: &Buffer,
+) -> Result<()> {
     const OP: &str = "quantize_4bit";
     if n % 2 == 1 {
         return Err(unsupported(OP, "an odd number of elements"));
@@ -137,7 +163,14 @@ pub fn quantize_4bit(gpu: &Gpu, code: Code4, n: usize, x: &Buffer, packed: &Buff
     let packed = packed.arg(OP, "codes", n / 2, 2)?;
     let absmax = absmax.arg(OP, "absmax", 4 * n.div_ceil(BLOCK_4BIT), 4)?;
     let midpoints = gpu.upload(&midpoints)?;
-    let args = [x, Arg::Ptr(midpoints.ptr()), packed, absmax, Arg::I64(n as i64), Arg::I64(nibbles as i64)];
+    let args = [
+        x,
+        Arg::Ptr(midpoints.ptr()),
+        packed,
+        absmax,
+        Arg::I64(n as i64),
+        Arg::I64(nibbles as i64),
+    ];
     // SAFETY: the kernel reads n numbers and 15 midpoints and writes two codes a byte and the blocks' scales.
     unsafe { gpu.launch(&Kernel::new(&QUANTIZE, "quantize_4bit"), grid(gpu, n, 4), &args) }
 }
