@@ -148,10 +148,12 @@ impl W4Config {
         let tiles = n.div_ceil(COLUMNS).max(1);
         let wanted = (has.multiprocessors as usize + tiles / 2) / tiles;
         let splits = wanted.clamp(1, k.div_ceil(STEP).max(1));
-        let configs = [64, 32, 16].map(|rows| Self { rows, splits });
-        let fits = |c: &Self| c.kernel().is_some_and(|(shared, _)| shared <= has.shared_per_block);
-        let all = configs.into_iter().filter(fits);
-        all.clone().filter(|c| c.rows >= m).last().or(all.into_iter().next()).unwrap_or(configs[2])
+        let configs = [16, 32, 64].map(|rows| Self { rows, splits });
+        let fits =
+            |c: &&Self| c.kernel().is_some_and(|(shared, _)| shared <= has.shared_per_block);
+        let mut fitting = configs.iter().filter(fits);
+        let most = fitting.clone().next_back().unwrap_or(&configs[0]);
+        *fitting.find(|c| c.rows >= m).unwrap_or(most)
     }
 }
 
