@@ -6,9 +6,9 @@
 // Floor: the bytes of the blocks over the copy bandwidth (4.5 bits a weight of Q4_K).
 //
 // A block of threads makes BM x 64 elements of y over a part of k. In a step of 64 of k each thread decodes 32
-// elements of a row of W: the loads of the next step are under way while this one is multiplied. Where there are too few
-// columns to fill the device, `splits` blocks share k and write their sums side by side, which `gemm_add_parts` adds in
-// their order: the order of a sum depends on n, k and `splits`, not on m.
+// elements of a row of W, for the step that comes; other blocks of the multiprocessor multiply while its loads are
+// under way. Where there are too few columns to fill the device, `splits` blocks share k and write their sums side
+// by side, which `gemm_add_parts` adds in their order: the order of a sum depends on n, k and `splits`, not on m.
 #include "blocks.cuh"
 #include "gemm.cuh"
 
@@ -49,7 +49,8 @@ DEVICE void blocks_product(uint8_t* shared, const uint8_t* x, const uint8_t* w, 
             *reinterpret_cast<Bytes16*>(tile + swizzled<CHUNKS>(own_row, int(threadIdx.x) % 2 + 2 * i)) = decoded[i];
     };
     const auto copy = [&](int step) {
-        copy_tile<BM, CHUNKS, THREADS>(shared + (step - begin) % STAGES * X_TILE, x, first_row, out.m, step * ROW, 2 * k);
+        uint8_t* tile = shared + (step - begin) % STAGES * X_TILE;
+        copy_tile<BM, CHUNKS, THREADS>(tile, x, first_row, out.m, step * ROW, 2 * k);
     };
 
     float sum[BM / 2 / 16][BN / 2 / 8][4] = {};
@@ -70,8 +71,8 @@ DEVICE void blocks_product(uint8_t* shared, const uint8_t* x, const uint8_t* w, 
         __syncthreads();
         if (step + STAGES - 1 < end) copy(step + STAGES - 1);
         cp_async_commit();
-        multiply_tiles<F16>(sum, shared + (step - begin) % STAGES * X_TILE, w_tiles + (step - begin) % 2 * W_TILE, warp_row,
-                            warp_column);
+        const uint8_t* x_tile = shared + (step - begin) % STAGES * X_TILE;
+        multiply_tiles<F16>(sum, x_tile, w_tiles + (step - begin) % 2 * W_TILE, warp_row, warp_column);
         if (step + 1 < end) keep_step(step + 1);
     }
     store_tiles<F16>(sum, out, first_row + warp_row, first_column + warp_column);
@@ -79,15 +80,15 @@ DEVICE void blocks_product(uint8_t* shared, const uint8_t* x, const uint8_t* w, 
 
 // Launch: (m / BM, n / 64, splits) of 128; dynamic shared memory: (3 BM + 2 * 64) * 128 bytes. Rows of x, f16, begin at
 // multiples of 16 bytes.
-#define BLOCKS(name, B, BM)                                                                                                 \
-    KERNEL(4 * WARP, name, const uint8_t* x, const uint8_t* w, const float* bias, float* y, int64_t stride, int m, int n,   \
-           int k, int splits) {                                                                                             \
-        DYNAMIC_SHARED(uint8_t, shared);                                                                                    \
-        const Output out = {y, stride, m, n, bias, nullptr, nullptr};                                                       \
-        blocks_product<B, BM>(shared, x, w, k, splits, out);                                                                \
+#define BLOCKS(name, B, BM)                                                                                               \
+    KERNEL(4 * WARP, name, const uint8_t* x, const uint8_t* w, const float* bias, float* y, int64_t stride, int m, int n, \
+           int k, int splits) {                                                                                           \
+        DYNAMIC_SHARED(uint8_t, shared);                                                                                  \
+        const Output out = {y, stride, m, n, bias, nullptr, nullptr};                                                     \
+        blocks_product<B, BM>(shared, x, w, k, splits, out);                                                              \
     }
-#define BOTH(type, B)                     \
-    BLOCKS(gemm_##type##_f16_32, B, 32)   \
+#define BOTH(type, B)                   \
+    BLOCKS(gemm_##type##_f16_32, B, 32) \
     BLOCKS(gemm_##type##_f16_64, B, 64)
 BOTH(q4_0, BlockQ4_0)
 BOTH(q4_1, BlockQ4_1)

@@ -51,12 +51,13 @@ template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W
         uint8_t* stage = shared + (step - begin) % STAGES * STAGE;
         const int group = step * HALVES + half;
         // A lane copies the words that it reads itself.
-        const bool there = group < groups && first_column / 32 + strip < strips;
-        const uint8_t* from =
-            in.w + (there ? (int64_t(first_column / 32 + strip) * (in.k / 32) + group * 4) * BLOCK_BYTES + lane * 16 : 0);
+        const int own_strip = first_column / 32 + strip;
+        const bool there = group < groups && own_strip < strips;
+        const int64_t first = there ? int64_t(own_strip) * (in.k / 32) + group * 4 : 0;
+        uint8_t* to = stage + warp_id() * 4 * BLOCK_BYTES + lane * 16;
 #pragma unroll
         for (int block = 0; block < 4; ++block)
-            cp_async_16(stage + (warp_id() * 4 + block) * BLOCK_BYTES + lane * 16, from + (there ? block * BLOCK_BYTES : 0), there);
+            cp_async_16(to + block * BLOCK_BYTES, in.w + (first + (there ? block : 0)) * BLOCK_BYTES + lane * 16, there);
         stage += W_BYTES;
         copy_tile<BM, X_CHUNKS, W4_THREADS>(stage, in.x, first_row, out.m, step * STEP * 2, in.k * 2);
         stage += X_BYTES;
@@ -152,9 +153,10 @@ template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W
             Bytes16* own = parts + int64_t(split) * (BM * COLUMNS / 4);
 #pragma unroll
             for (int i = 0; i < M_TILES * 4; ++i) {
-                const float(&s)[4] = sum[i / 4][i % 4];
-                own[i * STRIPS * WARP] =
-                    Bytes16{{__float_as_uint(s[0]), __float_as_uint(s[1]), __float_as_uint(s[2]), __float_as_uint(s[3])}};
+                Bytes16 words;
+#pragma unroll
+                for (int e = 0; e < 4; ++e) words.words[e] = __float_as_uint(sum[i / 4][i % 4][e]);
+                own[i * STRIPS * WARP] = words;
             }
         }
         __threadfence();
@@ -184,13 +186,13 @@ template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W
 }
 
 // Launch: (n / 128, m / BM, splits) of 256; dynamic shared memory: STAGES * (16 KiB + 512 BM + 768) bytes.
-#define W4A16(name, BM, STAGES, BLOCKS)                                                                                            \
+#define W4A16(name, BM, STAGES, BLOCKS)                                                                                      \
     KERNEL_BLOCKS(W4_THREADS, BLOCKS, name, const uint8_t* x, const uint8_t* w, const uint8_t* scales, const uint8_t* zeros, \
-           const float* bias, float* y, float* parts, int* done, int m, int n, int k, int splits) {                        \
-        DYNAMIC_SHARED(uint8_t, shared);                                                                                   \
-        const W4a16 in = {x, w, scales, zeros, parts, done, k, splits};                                                    \
-        const Output out = {y, n, m, n, bias, nullptr, nullptr};                                                           \
-        w4a16_product<BM, STAGES>(shared, in, out);                                                                        \
+           const float* bias, float* y, float* parts, int* done, int m, int n, int k, int splits) {                          \
+        DYNAMIC_SHARED(uint8_t, shared);                                                                                     \
+        const W4a16 in = {x, w, scales, zeros, parts, done, k, splits};                                                      \
+        const Output out = {y, n, m, n, bias, nullptr, nullptr};                                                             \
+        w4a16_product<BM, STAGES>(shared, in, out);                                                                          \
     }
 W4A16(gemm_w4a16_16, 16, 4, 2)
 W4A16(gemm_w4a16_32, 32, 3, 2)
@@ -198,8 +200,8 @@ W4A16(gemm_w4a16_64, 64, 3, 1)
 
 // Columns first..end - 1 of the weights as halves, [end - first][k], for products of more rows than pay for making
 // halves again and again. `first` is a multiple of 32. Bound by: bytes, 2.5 a weight. Launch: any grid of 256.
-KERNEL(256, gemm_w4_decode, const Bytes16* w, const f16* scales, const uint8_t* zeros, uint32_t* out, int first, int end, int columns,
-       int k) {
+KERNEL(256, gemm_w4_decode, const Bytes16* w, const f16* scales, const uint8_t* zeros, uint32_t* out, int first, int end,
+       int columns, int k) {
     const int64_t step = int64_t(gridDim.x) * blockDim.x;
     const int64_t strip_lanes = int64_t(k / 32) * WARP, count = (end - first + 31) / 32 * strip_lanes;
     for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {
