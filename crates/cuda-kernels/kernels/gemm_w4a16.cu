@@ -35,8 +35,8 @@ struct W4a16 {
 // 1024 + q, four bits higher 1024 + 16 q: less 1024 + zero, or a sixteenth of it less 64 + zero, it is q - zero,
 // without error.
 DEVICE void nibbles_to_b(uint32_t (&b)[2], uint32_t word, uint32_t low_zero, uint32_t high_zero) {
-    b[0] = sub_f16x2((word & 0x000f000fu) | 0x64006400u, low_zero);
-    b[1] = fma_f16x2((word & 0x00f000f0u) | 0x64006400u, 0x2c002c00u, high_zero);
+    b[0] = sub_f16x2(and_or(word, 0x000f000fu, 0x64006400u), low_zero);
+    b[1] = fma_f16x2(and_or(word, 0x00f000f0u, 0x64006400u), 0x2c002c00u, high_zero);
 }
 
 template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W4a16& in, const Output& out) {
@@ -47,50 +47,57 @@ template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W
     const int begin = int(int64_t(steps) * split / in.splits), end = int(int64_t(steps) * (split + 1) / in.splits);
     const int strips = (out.n + 31) / 32, columns = strips * 32;  // that W has, some of them padding
 
-    const auto copy = [&](int step) {
-        uint8_t* stage = shared + (step - begin) % STAGES * STAGE;
-        const int group = step * HALVES + half;
-        // A lane copies the words that it reads itself.
-        const int own_strip = first_column / 32 + strip;
-        const bool there = group < groups && own_strip < strips;
-        const int64_t first = there ? int64_t(own_strip) * (in.k / 32) + group * 4 : 0;
-        uint8_t* to = stage + warp_id() * 4 * BLOCK_BYTES + lane * 16;
+    // What a thread copies in step 0; the steps follow at equal distances. Of W a lane copies what it reads itself.
+    // Of x a warp copies rows warp, warp + 8, ..., a lane a chunk of each. Scales and zero points are 48 chunks more.
+    const int own_strip = first_column / 32 + strip, chunk_bytes = in.k * 2;
+    const bool has_strip = own_strip < strips;
+    const uint8_t* words = in.w + ((has_strip ? int64_t(own_strip) * (in.k / 32) : 0) + half * 4) * BLOCK_BYTES + lane * 16;
+    const uint8_t* rows = in.x + int64_t(first_row + warp_id()) * chunk_bytes + lane * 16;
+    const int words_to = warp_id() * 4 * BLOCK_BYTES + lane * 16, rows_to = W_BYTES + swizzled<X_CHUNKS>(warp_id(), lane);
+    const bool of_scale = threadIdx.x < SCALE_BYTES / 16;
+    const int more = of_scale ? int(threadIdx.x) : int(threadIdx.x) - SCALE_BYTES / 16, value = of_scale ? 2 : 1;
+    const bool has_more = of_scale || (in.zeros && more < ZERO_BYTES / 16);
+    const int more_group = more / (COLUMNS * value / 16), more_column = first_column + more % (COLUMNS * value / 16) * 16 / value;
+    const uint8_t* values = (of_scale ? in.scales : in.zeros) + (int64_t(more_group) * columns + more_column) * value;
+    const int values_to = W_BYTES + X_BYTES + (of_scale ? 0 : SCALE_BYTES) + more * 16;
+    const auto copy = [&](int step, int slot) {
+        uint8_t* stage = shared + slot * STAGE;
+        const bool there = has_strip && step * HALVES + half < groups;
 #pragma unroll
-        for (int block = 0; block < 4; ++block)
-            cp_async_16(to + block * BLOCK_BYTES, in.w + (first + (there ? block : 0)) * BLOCK_BYTES + lane * 16, there);
-        stage += W_BYTES;
-        copy_tile<BM, X_CHUNKS, W4_THREADS>(stage, in.x, first_row, out.m, step * STEP * 2, in.k * 2);
-        stage += X_BYTES;
-        const auto copy_columns = [&](const uint8_t* values, int bytes, int which) {  // of a column; of 16 bytes
-            const int chunks = COLUMNS * bytes / 16, g = step * HALVES + which / chunks;
-            const int column = first_column + which % chunks * 16 / bytes;
-            const bool present = g < groups && column < columns;
-            cp_async_16(stage + which * 16, values + (present ? (int64_t(g) * columns + column) * bytes : 0), present);
-        };
-        const int thread = threadIdx.x;
-        if (thread < SCALE_BYTES / 16) copy_columns(in.scales, 2, thread);
-        stage += SCALE_BYTES;
-        if (in.zeros && thread >= WARP && thread < WARP + ZERO_BYTES / 16) copy_columns(in.zeros, 1, thread - WARP);
+        for (int block = 0; block < 4; ++block) {
+            const uint8_t* from = words + (int64_t(step) * HALVES * 4 + block) * BLOCK_BYTES;
+            cp_async_16(stage + words_to + block * BLOCK_BYTES, from, there);
+        }
+        const bool within = step * STEP * 2 + lane * 16 < chunk_bytes;
+#pragma unroll
+        for (int i = 0; i < BM / 8; ++i) {
+            const uint8_t* from = rows + int64_t(i) * 8 * chunk_bytes + step * STEP * 2;
+            cp_async_16(stage + rows_to + i * 8 * X_CHUNKS * 16, from, within && first_row + warp_id() + i * 8 < out.m);
+        }
+        if (has_more) {
+            const bool present = step * HALVES + more_group < groups && more_column < columns;
+            cp_async_16(stage + values_to, values + int64_t(step) * HALVES * columns * value, present);
+        }
     };
 
     float sum[M_TILES][4][4] = {};
-    const auto multiply = [&](int step) {
-        const uint8_t* stage = shared + (step - begin) % STAGES * STAGE;
+    const auto multiply = [&](int slot) {
+        const uint8_t* stage = shared + slot * STAGE;
         const uint8_t* x_tile = stage + W_BYTES;
         const uint8_t* scales = x_tile + X_BYTES + (half * COLUMNS + strip * 32) * 2;
         const uint8_t* zeros = x_tile + X_BYTES + SCALE_BYTES + half * COLUMNS + strip * 32;
         uint32_t low_zero[4], high_zero[4];
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-            const float zero = in.zeros ? float(zeros[j * 8 + lane / 4]) : 8.0f;
-            low_zero[j] = pack_f16(1024.0f + zero, 1024.0f + zero);
-            high_zero[j] = pack_f16(-64.0f - zero, -64.0f - zero);
+            const uint32_t zero = in.zeros ? zeros[j * 8 + lane / 4] : 8;
+            low_zero[j] = 0x64006400u + zero * 0x00010001u;   // 1024 + zero, twice
+            high_zero[j] = 0xd400d400u + zero * 0x00100010u;  // -64 - zero
         }
         float part[M_TILES][4][4] = {};
+        // Four at once take more registers than two blocks of threads on a multiprocessor have.
 #pragma unroll 2
         for (int block = 0; block < 4; ++block) {
-            const Bytes16 words =
-                *reinterpret_cast<const Bytes16*>(stage + (warp_id() * 4 + block) * BLOCK_BYTES + lane * 16);
+            const Bytes16 four = *reinterpret_cast<const Bytes16*>(stage + words_to + block * BLOCK_BYTES);
 #pragma unroll
             for (int sixteen = 0; sixteen < 2; ++sixteen) {
                 uint32_t a[M_TILES][4];
@@ -100,7 +107,7 @@ template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
                     uint32_t b[2];
-                    nibbles_to_b(b, words.words[sixteen * 2 + j / 2] >> (j % 2 * 8), low_zero[j], high_zero[j]);
+                    nibbles_to_b(b, four.words[sixteen * 2 + j / 2] >> (j % 2 * 8), low_zero[j], high_zero[j]);
 #pragma unroll
                     for (int i = 0; i < M_TILES; ++i) mma_f16(part[i][j], a[i], b);
                 }
@@ -119,15 +126,17 @@ template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W
 
 #pragma unroll
     for (int i = 0; i < STAGES - 1; ++i) {
-        if (begin + i < end) copy(begin + i);
+        if (begin + i < end) copy(begin + i, i);
         cp_async_commit();
     }
+    int slot = 0, next = STAGES - 1;
     for (int step = begin; step < end; ++step) {
         cp_async_wait<STAGES - 2>();
         __syncthreads();
-        if (step + STAGES - 1 < end) copy(step + STAGES - 1);
+        if (step + STAGES - 1 < end) copy(step + STAGES - 1, next);
         cp_async_commit();
-        multiply(step);
+        multiply(slot);
+        slot = slot + 1 < STAGES ? slot + 1 : 0, next = next + 1 < STAGES ? next + 1 : 0;
     }
 
     // The halves: one shows its sums, the other adds them to its own.

@@ -183,7 +183,11 @@ impl Key {
 }
 
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, key: &Key) -> Result<Option<Self>, CublasError> {
+    fn new(
+        handle: sys::cublasLtHandle_t,
+        key: &Key,
+        bias: Option<DevicePtr>,
+    ) -> Result<Option<Self>, CublasError> {
         let half = match key.half {
             Half::F16 => Type::CUDA_R_16F,
             Half::Bf16 => Type::CUDA_R_16BF,
@@ -192,8 +196,9 @@ impl Plan {
         let product = result::create_matmul_desc(Compute::CUBLAS_COMPUTE_32F, Type::CUDA_R_32F);
         let product = Descriptor(product?);
         product.set(Desc::CUBLASLT_MATMUL_DESC_TRANSA, TRANSPOSED)?;
-        if key.bias {
+        if let Some(bias) = bias {
             product.set(Desc::CUBLASLT_MATMUL_DESC_EPILOGUE, Epilogue::CUBLASLT_EPILOGUE_BIAS)?;
+            product.set(Desc::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
         }
         let (w, x) = (Layout::new(half, k, n, k)?, Layout::new(half, k, m, k)?);
         let y = Layout::new(Type::CUDA_R_32F, n, m, key.stride)?;
@@ -268,7 +273,7 @@ impl Blas for CublasLt {
         let plan = match plans.entry(key) {
             std::collections::hash_map::Entry::Occupied(plan) => plan.into_mut(),
             std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(Plan::new(self.handle, &key).map_err(told)?)
+                place.insert(Plan::new(self.handle, &key, product.bias).map_err(told)?)
             }
         };
         let Some(plan) = plan else { return Ok(false) };
