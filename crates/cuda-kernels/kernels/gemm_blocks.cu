@@ -29,16 +29,19 @@ DEVICE void blocks_product(uint8_t* shared, const uint8_t* x, const uint8_t* w, 
 
     // Two threads share a row: chunk c and those two and four further are of one thread, which is where two nibbles of
     // a byte are.
-    const int own_row = threadIdx.x / 2, column = first_column + own_row;
-    const uint8_t* blocks = w + int64_t(min(column, out.n - 1)) * (k / B::LEN) * int(sizeof(B));
+    const int own_row = threadIdx.x / 2;
+    const uint8_t* blocks = w + int64_t(min(first_column + own_row, out.n - 1)) * (k / B::LEN) * int(sizeof(B));
     Bytes16 decoded[OWN];
     const auto decode_step = [&](int step) {
 #pragma unroll
         for (int i = 0; i < OWN; ++i) {
-            const int at = step * STEP + (int(threadIdx.x) % 2 + 2 * i) * 8;
-            float numbers[8] = {};
-            if (at < k && column < out.n)
-                decode(*reinterpret_cast<const B*>(blocks + at / B::LEN * int(sizeof(B))), at % B::LEN / 8, numbers);
+            // Unsigned and without a condition, so that the compiler sees what chunks share and reads it once. Behind
+            // the end of a row, which can be in the middle of a step of short blocks, its last block comes again and
+            // meets zeros of x; rows behind the last of W are that one again, for columns that nobody stores.
+            const uint32_t at = uint32_t(step) * STEP + (threadIdx.x % 2 + 2 * i) * 8;
+            const uint32_t block = B::LEN % STEP == 0 ? at / B::LEN : min(at / B::LEN, uint32_t(k / B::LEN - 1));
+            float numbers[8];
+            decode(*reinterpret_cast<const B*>(blocks + block * uint32_t(sizeof(B))), int(at % B::LEN / 8), numbers);
             decoded[i] = halves_of(numbers);
         }
     };
