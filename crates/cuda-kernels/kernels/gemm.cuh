@@ -113,7 +113,8 @@ DEVICE void store_tiles(const SUM (&sum)[M_TILES][N_TILES][4], const Output& out
                 float pair[2] = {float(sum[i][j][2 * lower]), float(sum[i][j][2 * lower + 1])};
 #pragma unroll
                 for (int e = 0; e < 2; ++e)
-                    if (TYPE::SCALED && r < out.m && c + e < out.n) pair[e] *= out.row_scale[r] * out.column_scale[c + e];
+                    if (TYPE::SCALED && r < out.m && c + e < out.n)
+                        pair[e] *= out.row_scale[r] * out.column_scale[c + e];
                 store_pair(out, r, c, pair[0], pair[1]);
             }
 }

@@ -51,13 +51,16 @@ template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W
     // Of x a warp copies rows warp, warp + 8, ..., a lane a chunk of each. Scales and zero points are 48 chunks more.
     const int own_strip = first_column / 32 + strip, chunk_bytes = in.k * 2;
     const bool has_strip = own_strip < strips;
-    const uint8_t* words = in.w + ((has_strip ? int64_t(own_strip) * (in.k / 32) : 0) + half * 4) * BLOCK_BYTES + lane * 16;
+    const int64_t own_block = int64_t(has_strip ? own_strip : 0) * (in.k / 32) + half * 4;
+    const uint8_t* words = in.w + own_block * BLOCK_BYTES + lane * 16;
     const uint8_t* rows = in.x + int64_t(first_row + warp_id()) * chunk_bytes + lane * 16;
-    const int words_to = warp_id() * 4 * BLOCK_BYTES + lane * 16, rows_to = W_BYTES + swizzled<X_CHUNKS>(warp_id(), lane);
+    const int words_to = warp_id() * 4 * BLOCK_BYTES + lane * 16;
+    const int rows_to = W_BYTES + swizzled<X_CHUNKS>(warp_id(), lane);
     const bool of_scale = threadIdx.x < SCALE_BYTES / 16;
     const int more = of_scale ? int(threadIdx.x) : int(threadIdx.x) - SCALE_BYTES / 16, value = of_scale ? 2 : 1;
     const bool has_more = of_scale || (in.zeros && more < ZERO_BYTES / 16);
-    const int more_group = more / (COLUMNS * value / 16), more_column = first_column + more % (COLUMNS * value / 16) * 16 / value;
+    const int in_group = COLUMNS * value / 16, more_group = more / in_group;
+    const int more_column = first_column + more % in_group * 16 / value;
     const uint8_t* values = (of_scale ? in.scales : in.zeros) + (int64_t(more_group) * columns + more_column) * value;
     const int values_to = W_BYTES + X_BYTES + (of_scale ? 0 : SCALE_BYTES) + more * 16;
     const auto copy = [&](int step, int slot) {

@@ -308,7 +308,7 @@ impl W4Matrix {
             let grid = [tiles, row_tiles, splits].map(|x| x as u32);
             let launch = Launch::grid3(grid[0], grid[1], grid[2], THREADS).with_shared(shared);
             // SAFETY: the kernel reads the rows, the matrix and the bias, writes m rows of y, the parts and a number
-            // a tile, all as long as checked or allocated; rows, words, scales and zero points of a multiple of 16 bytes
+            // a tile, all as long as checked or allocated; rows, words, scales and zero points of multiples of 16 bytes
             // each, at multiples of 16.
             unsafe { gpu.launch(&Kernel::new(&GEMM_W4A16, name), launch, &args) }?;
         }
