@@ -14,6 +14,8 @@ DEVICE bf16 to_bf16(float x) {
 DEVICE uint32_t pack_f16(float low, float high) { return to_f16(low).bits | uint32_t(to_f16(high).bits) << 16; }
 DEVICE uint32_t pack_bf16(float low, float high) { return to_bf16(low).bits | uint32_t(to_bf16(high).bits) << 16; }
 
+DEVICE uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) { return (a & b) | c; }
+
 // Of each half: rounded once, since f64 holds a product of two halves and its sum with a third to more
 // bits than a half has twice.
 DEVICE uint32_t fma_f16x2(uint32_t a, uint32_t b, uint32_t c) {

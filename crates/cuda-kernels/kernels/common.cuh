@@ -80,6 +80,13 @@ DEVICE uint32_t pack_bf16(float low, float high) {
     return y;
 }
 
+// (a & b) | c in one instruction, also where b and c are constants: the compiler makes two of those.
+DEVICE uint32_t and_or(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t y;
+    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(y) : "r"(a), "r"(b), "r"(c));
+    return y;
+}
+
 // Of two halves in a word each: a - b, and a b + c with one rounding.
 DEVICE uint32_t sub_f16x2(uint32_t a, uint32_t b) {
     uint32_t y;

@@ -18,7 +18,8 @@ template <class PACK> DEVICE void round_rows(const float* x, Bytes16* out, int64
         const float* from = x + row * k + begin;
         float values[8];
         if (wide) {
-            const Bytes16 low = reinterpret_cast<const Bytes16*>(from)[0], high = reinterpret_cast<const Bytes16*>(from)[1];
+            const Bytes16* wide_from = reinterpret_cast<const Bytes16*>(from);
+            const Bytes16 low = wide_from[0], high = wide_from[1];
 #pragma unroll
             for (int e = 0; e < 8; ++e) values[e] = __uint_as_float(e < 4 ? low.words[e] : high.words[e - 4]);
         } else {
@@ -96,10 +97,10 @@ template <class T> DEVICE void tiled_product(const float* x, const T* w, int k, 
             store_pair(out, first_row + row + i, first_column + column + j, sum[i][j], sum[i][j + 1]);
 }
 
-#define SIMPLE(name, body, T)                                                                                           \
-    KERNEL(256, name, const float* x, const T* w, const float* bias, float* y, int64_t stride, int m, int n, int k) {   \
-        const Output out = {y, stride, m, n, bias, nullptr, nullptr};                                                   \
-        body<T>(x, w, k, out);                                                                                          \
+#define SIMPLE(name, body, T)                                                                                         \
+    KERNEL(256, name, const float* x, const T* w, const float* bias, float* y, int64_t stride, int m, int n, int k) { \
+        const Output out = {y, stride, m, n, bias, nullptr, nullptr};                                                 \
+        body<T>(x, w, k, out);                                                                                        \
     }
 SIMPLE(gemm_naive_f32, naive_product, float)
 SIMPLE(gemm_naive_f16, naive_product, f16)
@@ -114,12 +115,12 @@ SIMPLE(gemm_tiled_bf16, tiled_product, bf16)
 // 5: the same with tiles of 32 x 64 in four stages, for few rows, whose work would otherwise be of few blocks.
 // Rows of x and W begin at multiples of 16 bytes; k is a multiple of 8. Launch: (m / BM, n / BN) of WM * WN warps:
 // neighbouring blocks share W, which thus comes from memory once.
-#define TENSOR(name, TYPE, BM, BN, WM, WN, STAGES)                                                                            \
+#define TENSOR(name, TYPE, BM, BN, WM, WN, STAGES)                                                                              \
     KERNEL(WM * WN * WARP, name, const uint8_t* x, const uint8_t* w, const float* bias, float* y, int64_t stride, int m, int n, \
-           int k) {                                                                                                           \
-        DYNAMIC_SHARED(uint8_t, shared);                                                                                      \
-        const Output out = {y, stride, m, n, bias, nullptr, nullptr};                                                         \
-        tile_product<TYPE, BM, BN, WM, WN, STAGES>(shared, x, w, 2 * k, out);                                                 \
+           int k) {                                                                                                             \
+        DYNAMIC_SHARED(uint8_t, shared);                                                                                        \
+        const Output out = {y, stride, m, n, bias, nullptr, nullptr};                                                           \
+        tile_product<TYPE, BM, BN, WM, WN, STAGES>(shared, x, w, 2 * k, out);                                                   \
     }
 TENSOR(gemm_mma_f16, F16, 128, 128, 2, 4, 1)
 TENSOR(gemm_mma_bf16, Bf16, 128, 128, 2, 4, 1)

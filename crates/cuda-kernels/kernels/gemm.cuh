@@ -18,7 +18,8 @@ DEVICE void copy_tile(uint8_t* tile, const uint8_t* matrix, int first, int rows,
         const int which = i * THREADS + int(threadIdx.x), row = which / CHUNKS, chunk = which % CHUNKS;
         const int at = begin + chunk * 16;
         const bool there = first + row < rows && at < bytes;
-        cp_async_16(tile + swizzled<CHUNKS>(row, chunk), matrix + (there ? int64_t(first + row) * bytes + at : 0), there);
+        const uint8_t* from = matrix + (there ? int64_t(first + row) * bytes + at : 0);
+        cp_async_16(tile + swizzled<CHUNKS>(row, chunk), from, there);
     }
 }
 
@@ -82,7 +83,8 @@ DEVICE void store_pair(const Output& out, int row, int column, float first, floa
 // Adds to the sums of a warp, of M_TILES x N_TILES tiles of mma, the products of 128 bytes of its rows, which
 // begin at `row` and `column` in shared tiles of 8 chunks a row.
 template <class TYPE, class SUM, int M_TILES, int N_TILES>
-DEVICE void multiply_tiles(SUM (&sum)[M_TILES][N_TILES][4], const uint8_t* x_tile, const uint8_t* w_tile, int row, int column) {
+DEVICE void multiply_tiles(SUM (&sum)[M_TILES][N_TILES][4], const uint8_t* x_tile, const uint8_t* w_tile, int row,
+                           int column) {
 #pragma unroll
     for (int part = 0; part < 4; ++part) {
         uint32_t a[M_TILES][4], b[N_TILES / 2][2][2];
@@ -108,12 +110,11 @@ DEVICE void store_tiles(const SUM (&sum)[M_TILES][N_TILES][4], const Output& out
 #pragma unroll
             for (int lower = 0; lower < 2; ++lower) {
                 const int r = row + i * 16 + lower * 8, c = column + j * 8;
-                float pair[2];
+                float pair[2] = {float(sum[i][j][2 * lower]), float(sum[i][j][2 * lower + 1])};
 #pragma unroll
-                for (int e = 0; e < 2; ++e) {
-                    pair[e] = float(sum[i][j][2 * lower + e]);
-                    if (TYPE::SCALED && r < out.m && c + e < out.n) pair[e] *= out.row_scale[r] * out.column_scale[c + e];
-                }
+                for (int e = 0; e < 2; ++e)
+                    if (TYPE::SCALED && r < out.m && c + e < out.n)
+                        pair[e] *= out.row_scale[r] * out.column_scale[c + e];
                 store_pair(out, r, c, pair[0], pair[1]);
             }
 }

@@ -6,9 +6,9 @@
 // Floor: the bytes of the blocks over the copy bandwidth (4.5 bits a weight of Q4_K).
 //
 // A block of threads makes BM x 64 elements of y over a part of k. In a step of 64 of k each thread decodes 32
-// elements of a row of W: the loads of the next step are under way while this one is multiplied. Where there are too few
-// columns to fill the device, `splits` blocks share k and write their sums side by side, which `gemm_add_parts` adds in
-// their order: the order of a sum depends on n, k and `splits`, not on m.
+// elements of a row of W, for the step that comes; other blocks of the multiprocessor multiply while its loads are
+// under way. Where there are too few columns to fill the device, `splits` blocks share k and write their sums side
+// by side, which `gemm_add_parts` adds in their order: the order of a sum depends on n, k and `splits`, not on m.
 #include "blocks.cuh"
 #include "gemm.cuh"
 
@@ -29,16 +29,19 @@ DEVICE void blocks_product(uint8_t* shared, const uint8_t* x, const uint8_t* w, 
 
     // Two threads share a row: chunk c and those two and four further are of one thread, which is where two nibbles of
     // a byte are.
-    const int own_row = threadIdx.x / 2, column = first_column + own_row;
-    const uint8_t* blocks = w + int64_t(min(column, out.n - 1)) * (k / B::LEN) * int(sizeof(B));
+    const int own_row = threadIdx.x / 2;
+    const uint8_t* blocks = w + int64_t(min(first_column + own_row, out.n - 1)) * (k / B::LEN) * int(sizeof(B));
     Bytes16 decoded[OWN];
     const auto decode_step = [&](int step) {
 #pragma unroll
         for (int i = 0; i < OWN; ++i) {
-            const int at = step * STEP + (int(threadIdx.x) % 2 + 2 * i) * 8;
-            float numbers[8] = {};
-            if (at < k && column < out.n)
-                decode(*reinterpret_cast<const B*>(blocks + at / B::LEN * int(sizeof(B))), at % B::LEN / 8, numbers);
+            // Unsigned and without a condition, so that the compiler sees what chunks share and reads it once. Behind
+            // the end of a row, which can be in the middle of a step of short blocks, its last block comes again and
+            // meets zeros of x; rows behind the last of W are that one again, for columns that nobody stores.
+            const uint32_t at = uint32_t(step) * STEP + (threadIdx.x % 2 + 2 * i) * 8;
+            const uint32_t block = B::LEN % STEP == 0 ? at / B::LEN : min(at / B::LEN, uint32_t(k / B::LEN - 1));
+            float numbers[8];
+            decode(*reinterpret_cast<const B*>(blocks + block * uint32_t(sizeof(B))), int(at % B::LEN / 8), numbers);
             decoded[i] = halves_of(numbers);
         }
     };
@@ -49,7 +52,8 @@ DEVICE void blocks_product(uint8_t* shared, const uint8_t* x, const uint8_t* w, 
             *reinterpret_cast<Bytes16*>(tile + swizzled<CHUNKS>(own_row, int(threadIdx.x) % 2 + 2 * i)) = decoded[i];
     };
     const auto copy = [&](int step) {
-        copy_tile<BM, CHUNKS, THREADS>(shared + (step - begin) % STAGES * X_TILE, x, first_row, out.m, step * ROW, 2 * k);
+        uint8_t* tile = shared + (step - begin) % STAGES * X_TILE;
+        copy_tile<BM, CHUNKS, THREADS>(tile, x, first_row, out.m, step * ROW, 2 * k);
     };
 
     float sum[BM / 2 / 16][BN / 2 / 8][4] = {};
@@ -70,8 +74,8 @@ DEVICE void blocks_product(uint8_t* shared, const uint8_t* x, const uint8_t* w, 
         __syncthreads();
         if (step + STAGES - 1 < end) copy(step + STAGES - 1);
         cp_async_commit();
-        multiply_tiles<F16>(sum, shared + (step - begin) % STAGES * X_TILE, w_tiles + (step - begin) % 2 * W_TILE, warp_row,
-                            warp_column);
+        const uint8_t* x_tile = shared + (step - begin) % STAGES * X_TILE;
+        multiply_tiles<F16>(sum, x_tile, w_tiles + (step - begin) % 2 * W_TILE, warp_row, warp_column);
         if (step + 1 < end) keep_step(step + 1);
     }
     store_tiles<F16>(sum, out, first_row + warp_row, first_column + warp_column);
@@ -79,15 +83,15 @@ DEVICE void blocks_product(uint8_t* shared, const uint8_t* x, const uint8_t* w, 
 
 // Launch: (m / BM, n / 64, splits) of 128; dynamic shared memory: (3 BM + 2 * 64) * 128 bytes. Rows of x, f16, begin at
 // multiples of 16 bytes.
-#define BLOCKS(name, B, BM)                                                                                                 \
-    KERNEL(4 * WARP, name, const uint8_t* x, const uint8_t* w, const float* bias, float* y, int64_t stride, int m, int n,   \
-           int k, int splits) {                                                                                             \
-        DYNAMIC_SHARED(uint8_t, shared);                                                                                    \
-        const Output out = {y, stride, m, n, bias, nullptr, nullptr};                                                       \
-        blocks_product<B, BM>(shared, x, w, k, splits, out);                                                                \
+#define BLOCKS(name, B, BM)                                                                                               \
+    KERNEL(4 * WARP, name, const uint8_t* x, const uint8_t* w, const float* bias, float* y, int64_t stride, int m, int n, \
+           int k, int splits) {                                                                                           \
+        DYNAMIC_SHARED(uint8_t, shared);                                                                                  \
+        const Output out = {y, stride, m, n, bias, nullptr, nullptr};                                                     \
+        blocks_product<B, BM>(shared, x, w, k, splits, out);                                                              \
     }
-#define BOTH(type, B)                     \
-    BLOCKS(gemm_##type##_f16_32, B, 32)   \
+#define BOTH(type, B)                   \
+    BLOCKS(gemm_##type##_f16_32, B, 32) \
     BLOCKS(gemm_##type##_f16_64, B, 64)
 BOTH(q4_0, BlockQ4_0)
 BOTH(q4_1, BlockQ4_1)

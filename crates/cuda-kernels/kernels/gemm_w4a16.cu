@@ -35,8 +35,8 @@ struct W4a16 {
 // 1024 + q, four bits higher 1024 + 16 q: less 1024 + zero, or a sixteenth of it less 64 + zero, it is q - zero,
 // without error.
 DEVICE void nibbles_to_b(uint32_t (&b)[2], uint32_t word, uint32_t low_zero, uint32_t high_zero) {
-    b[0] = sub_f16x2((word & 0x000f000fu) | 0x64006400u, low_zero);
-    b[1] = fma_f16x2((word & 0x00f000f0u) | 0x64006400u, 0x2c002c00u, high_zero);
+    b[0] = sub_f16x2(and_or(word, 0x000f000fu, 0x64006400u), low_zero);
+    b[1] = fma_f16x2(and_or(word, 0x00f000f0u, 0x64006400u), 0x2c002c00u, high_zero);
 }
 
 template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W4a16& in, const Output& out) {
@@ -47,49 +47,60 @@ template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W
     const int begin = int(int64_t(steps) * split / in.splits), end = int(int64_t(steps) * (split + 1) / in.splits);
     const int strips = (out.n + 31) / 32, columns = strips * 32;  // that W has, some of them padding
 
-    const auto copy = [&](int step) {
-        uint8_t* stage = shared + (step - begin) % STAGES * STAGE;
-        const int group = step * HALVES + half;
-        // A lane copies the words that it reads itself.
-        const bool there = group < groups && first_column / 32 + strip < strips;
-        const uint8_t* from =
-            in.w + (there ? (int64_t(first_column / 32 + strip) * (in.k / 32) + group * 4) * BLOCK_BYTES + lane * 16 : 0);
+    // What a thread copies in step 0; the steps follow at equal distances. Of W a lane copies what it reads itself.
+    // Of x a warp copies rows warp, warp + 8, ..., a lane a chunk of each. Scales and zero points are 48 chunks more.
+    const int own_strip = first_column / 32 + strip, chunk_bytes = in.k * 2;
+    const bool has_strip = own_strip < strips;
+    const int64_t own_block = int64_t(has_strip ? own_strip : 0) * (in.k / 32) + half * 4;
+    const uint8_t* words = in.w + own_block * BLOCK_BYTES + lane * 16;
+    const uint8_t* rows = in.x + int64_t(first_row + warp_id()) * chunk_bytes + lane * 16;
+    const int words_to = warp_id() * 4 * BLOCK_BYTES + lane * 16;
+    const int rows_to = W_BYTES + swizzled<X_CHUNKS>(warp_id(), lane);
+    const bool of_scale = threadIdx.x < SCALE_BYTES / 16;
+    const int more = of_scale ? int(threadIdx.x) : int(threadIdx.x) - SCALE_BYTES / 16, value = of_scale ? 2 : 1;
+    const bool has_more = of_scale || (in.zeros && more < ZERO_BYTES / 16);
+    const int in_group = COLUMNS * value / 16, more_group = more / in_group;
+    const int more_column = first_column + more % in_group * 16 / value;
+    const uint8_t* values = (of_scale ? in.scales : in.zeros) + (int64_t(more_group) * columns + more_column) * value;
+    const int values_to = W_BYTES + X_BYTES + (of_scale ? 0 : SCALE_BYTES) + more * 16;
+    const auto copy = [&](int step, int slot) {
+        uint8_t* stage = shared + slot * STAGE;
+        const bool there = has_strip && step * HALVES + half < groups;
 #pragma unroll
-        for (int block = 0; block < 4; ++block)
-            cp_async_16(stage + (warp_id() * 4 + block) * BLOCK_BYTES + lane * 16, from + (there ? block * BLOCK_BYTES : 0), there);
-        stage += W_BYTES;
-        copy_tile<BM, X_CHUNKS, W4_THREADS>(stage, in.x, first_row, out.m, step * STEP * 2, in.k * 2);
-        stage += X_BYTES;
-        const auto copy_columns = [&](const uint8_t* values, int bytes, int which) {  // of a column; of 16 bytes
-            const int chunks = COLUMNS * bytes / 16, g = step * HALVES + which / chunks;
-            const int column = first_column + which % chunks * 16 / bytes;
-            const bool present = g < groups && column < columns;
-            cp_async_16(stage + which * 16, values + (present ? (int64_t(g) * columns + column) * bytes : 0), present);
-        };
-        const int thread = threadIdx.x;
-        if (thread < SCALE_BYTES / 16) copy_columns(in.scales, 2, thread);
-        stage += SCALE_BYTES;
-        if (in.zeros && thread >= WARP && thread < WARP + ZERO_BYTES / 16) copy_columns(in.zeros, 1, thread - WARP);
+        for (int block = 0; block < 4; ++block) {
+            const uint8_t* from = words + (int64_t(step) * HALVES * 4 + block) * BLOCK_BYTES;
+            cp_async_16(stage + words_to + block * BLOCK_BYTES, from, there);
+        }
+        const bool within = step * STEP * 2 + lane * 16 < chunk_bytes;
+#pragma unroll
+        for (int i = 0; i < BM / 8; ++i) {
+            const uint8_t* from = rows + int64_t(i) * 8 * chunk_bytes + step * STEP * 2;
+            cp_async_16(stage + rows_to + i * 8 * X_CHUNKS * 16, from, within && first_row + warp_id() + i * 8 < out.m);
+        }
+        if (has_more) {
+            const bool present = step * HALVES + more_group < groups && more_column < columns;
+            cp_async_16(stage + values_to, values + int64_t(step) * HALVES * columns * value, present);
+        }
     };
 
     float sum[M_TILES][4][4] = {};
-    const auto multiply = [&](int step) {
-        const uint8_t* stage = shared + (step - begin) % STAGES * STAGE;
+    const auto multiply = [&](int slot) {
+        const uint8_t* stage = shared + slot * STAGE;
         const uint8_t* x_tile = stage + W_BYTES;
         const uint8_t* scales = x_tile + X_BYTES + (half * COLUMNS + strip * 32) * 2;
         const uint8_t* zeros = x_tile + X_BYTES + SCALE_BYTES + half * COLUMNS + strip * 32;
         uint32_t low_zero[4], high_zero[4];
 #pragma unroll
         for (int j = 0; j < 4; ++j) {
-            const float zero = in.zeros ? float(zeros[j * 8 + lane / 4]) : 8.0f;
-            low_zero[j] = pack_f16(1024.0f + zero, 1024.0f + zero);
-            high_zero[j] = pack_f16(-64.0f - zero, -64.0f - zero);
+            const uint32_t zero = in.zeros ? zeros[j * 8 + lane / 4] : 8;
+            low_zero[j] = 0x64006400u + zero * 0x00010001u;   // 1024 + zero, twice
+            high_zero[j] = 0xd400d400u + zero * 0x00100010u;  // -64 - zero
         }
         float part[M_TILES][4][4] = {};
+        // Four at once take more registers than two blocks of threads on a multiprocessor have.
 #pragma unroll 2
         for (int block = 0; block < 4; ++block) {
-            const Bytes16 words =
-                *reinterpret_cast<const Bytes16*>(stage + (warp_id() * 4 + block) * BLOCK_BYTES + lane * 16);
+            const Bytes16 four = *reinterpret_cast<const Bytes16*>(stage + words_to + block * BLOCK_BYTES);
 #pragma unroll
             for (int sixteen = 0; sixteen < 2; ++sixteen) {
                 uint32_t a[M_TILES][4];
@@ -99,7 +110,7 @@ template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W
 #pragma unroll
                 for (int j = 0; j < 4; ++j) {
                     uint32_t b[2];
-                    nibbles_to_b(b, words.words[sixteen * 2 + j / 2] >> (j % 2 * 8), low_zero[j], high_zero[j]);
+                    nibbles_to_b(b, four.words[sixteen * 2 + j / 2] >> (j % 2 * 8), low_zero[j], high_zero[j]);
 #pragma unroll
                     for (int i = 0; i < M_TILES; ++i) mma_f16(part[i][j], a[i], b);
                 }
@@ -118,15 +129,17 @@ template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W
 
 #pragma unroll
     for (int i = 0; i < STAGES - 1; ++i) {
-        if (begin + i < end) copy(begin + i);
+        if (begin + i < end) copy(begin + i, i);
         cp_async_commit();
     }
+    int slot = 0, next = STAGES - 1;
     for (int step = begin; step < end; ++step) {
         cp_async_wait<STAGES - 2>();
         __syncthreads();
-        if (step + STAGES - 1 < end) copy(step + STAGES - 1);
+        if (step + STAGES - 1 < end) copy(step + STAGES - 1, next);
         cp_async_commit();
-        multiply(step);
+        multiply(slot);
+        slot = slot + 1 < STAGES ? slot + 1 : 0, next = next + 1 < STAGES ? next + 1 : 0;
     }
 
     // The halves: one shows its sums, the other adds them to its own.
@@ -152,9 +165,10 @@ template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W
             Bytes16* own = parts + int64_t(split) * (BM * COLUMNS / 4);
 #pragma unroll
             for (int i = 0; i < M_TILES * 4; ++i) {
-                const float(&s)[4] = sum[i / 4][i % 4];
-                own[i * STRIPS * WARP] =
-                    Bytes16{{__float_as_uint(s[0]), __float_as_uint(s[1]), __float_as_uint(s[2]), __float_as_uint(s[3])}};
+                Bytes16 words;
+#pragma unroll
+                for (int e = 0; e < 4; ++e) words.words[e] = __float_as_uint(sum[i / 4][i % 4][e]);
+                own[i * STRIPS * WARP] = words;
             }
         }
         __threadfence();
@@ -184,13 +198,13 @@ template <int BM, int STAGES> DEVICE void w4a16_product(uint8_t* shared, const W
 }
 
 // Launch: (n / 128, m / BM, splits) of 256; dynamic shared memory: STAGES * (16 KiB + 512 BM + 768) bytes.
-#define W4A16(name, BM, STAGES, BLOCKS)                                                                                            \
+#define W4A16(name, BM, STAGES, BLOCKS)                                                                                      \
     KERNEL_BLOCKS(W4_THREADS, BLOCKS, name, const uint8_t* x, const uint8_t* w, const uint8_t* scales, const uint8_t* zeros, \
-           const float* bias, float* y, float* parts, int* done, int m, int n, int k, int splits) {                        \
-        DYNAMIC_SHARED(uint8_t, shared);                                                                                   \
-        const W4a16 in = {x, w, scales, zeros, parts, done, k, splits};                                                    \
-        const Output out = {y, n, m, n, bias, nullptr, nullptr};                                                           \
-        w4a16_product<BM, STAGES>(shared, in, out);                                                                        \
+           const float* bias, float* y, float* parts, int* done, int m, int n, int k, int splits) {                          \
+        DYNAMIC_SHARED(uint8_t, shared);                                                                                     \
+        const W4a16 in = {x, w, scales, zeros, parts, done, k, splits};                                                      \
+        const Output out = {y, n, m, n, bias, nullptr, nullptr};                                                             \
+        w4a16_product<BM, STAGES>(shared, in, out);                                                                          \
     }
 W4A16(gemm_w4a16_16, 16, 4, 2)
 W4A16(gemm_w4a16_32, 32, 3, 2)
@@ -198,8 +212,8 @@ W4A16(gemm_w4a16_64, 64, 3, 1)
 
 // Columns first..end - 1 of the weights as halves, [end - first][k], for products of more rows than pay for making
 // halves again and again. `first` is a multiple of 32. Bound by: bytes, 2.5 a weight. Launch: any grid of 256.
-KERNEL(256, gemm_w4_decode, const Bytes16* w, const f16* scales, const uint8_t* zeros, uint32_t* out, int first, int end, int columns,
-       int k) {
+KERNEL(256, gemm_w4_decode, const Bytes16* w, const f16* scales, const uint8_t* zeros, uint32_t* out, int first, int end,
+       int columns, int k) {
     const int64_t step = int64_t(gridDim.x) * blockDim.x;
     const int64_t strip_lanes = int64_t(k / 32) * WARP, count = (end - first + 31) / 32 * strip_lanes;
     for (int64_t i = int64_t(blockIdx.x) * blockDim.x + threadIdx.x; i < count; i += step) {

@@ -31,12 +31,12 @@ KERNEL(256, gemm_quantize_rows, const float* x, int8_t* out, float* scales, int 
 
 // The kernels of gemm.cu, with mma of signed bytes. k is a multiple of 16 here, below 2^17, so that a sum of products
 // up to 2^14 does not overflow. Launch: (m / BM, n / BN) of WM * WN warps.
-#define TENSOR(name, BM, BN, WM, WN, STAGES)                                                                              \
-    KERNEL(WM * WN * WARP, name, const uint8_t* x, const uint8_t* w, const float* x_scales, const float* w_scales,        \
-           const float* bias, float* y, int64_t stride, int m, int n, int k) {                                            \
-        DYNAMIC_SHARED(uint8_t, shared);                                                                                  \
-        const Output out = {y, stride, m, n, bias, x_scales, w_scales};                                                   \
-        tile_product<S8, BM, BN, WM, WN, STAGES>(shared, x, w, k, out);                                                   \
+#define TENSOR(name, BM, BN, WM, WN, STAGES)                                                                       \
+    KERNEL(WM * WN * WARP, name, const uint8_t* x, const uint8_t* w, const float* x_scales, const float* w_scales, \
+           const float* bias, float* y, int64_t stride, int m, int n, int k) {                                     \
+        DYNAMIC_SHARED(uint8_t, shared);                                                                           \
+        const Output out = {y, stride, m, n, bias, x_scales, w_scales};                                            \
+        tile_product<S8, BM, BN, WM, WN, STAGES>(shared, x, w, k, out);                                            \
     }
 TENSOR(gemm_w8a8, 128, 128, 2, 4, 3)
 TENSOR(gemm_w8a8_few_rows, 32, 64, 2, 2, 4)

@@ -13,7 +13,7 @@ use cudarc::cublaslt::result::{self, CublasError};
 use cudarc::cublaslt::sys::{
     self, cublasComputeType_t as Compute, cublasLtEpilogue_t as Epilogue,
     cublasLtMatmulDescAttributes_t as Desc, cublasLtMatmulPreferenceAttributes_t as Preference,
-    cudaDataType_t as Type,
+    cublasStatus_t as Status, cudaDataType_t as Type,
 };
 use cudarc::driver::{CudaContext, CudaStream};
 
@@ -58,14 +58,14 @@ pub trait Blas: fmt::Debug + Send + Sync {
     /// Bytes that a product may need to work in.
     fn workspace(&self) -> usize;
 
-    /// Begins a product.
+    /// Begins a product; `false` if the library has no way to do one of this shape and alignment.
     ///
     /// # Errors
     /// [`Error::Call`].
     ///
     /// # Safety
     /// The memory of the product is allocated on the device, and `y` and the workspace are nobody else's.
-    unsafe fn multiply(&self, product: &BlasProduct) -> Result<()>;
+    unsafe fn multiply(&self, product: &BlasProduct) -> Result<bool>;
 }
 
 /// What NVIDIA recommends for Hopper.
@@ -83,7 +83,8 @@ pub(crate) struct CublasLt {
     context: Arc<CudaContext>,
     stream: Arc<CudaStream>,
     handle: sys::cublasLtHandle_t,
-    plans: Mutex<HashMap<Key, Plan>>,
+    /// None for what it cannot do.
+    plans: Mutex<HashMap<Key, Option<Plan>>>,
 }
 
 // SAFETY: cuBLASLt's handle may be used by several threads; the plans are behind a mutex.
@@ -182,7 +183,11 @@ impl Key {
 }
 
 impl Plan {
-    fn new(handle: sys::cublasLtHandle_t, key: &Key) -> Result<Self, CublasError> {
+    fn new(
+        handle: sys::cublasLtHandle_t,
+        key: &Key,
+        bias: Option<DevicePtr>,
+    ) -> Result<Option<Self>, CublasError> {
         let half = match key.half {
             Half::F16 => Type::CUDA_R_16F,
             Half::Bf16 => Type::CUDA_R_16BF,
@@ -191,8 +196,9 @@ impl Plan {
         let product = result::create_matmul_desc(Compute::CUBLAS_COMPUTE_32F, Type::CUDA_R_32F);
         let product = Descriptor(product?);
         product.set(Desc::CUBLASLT_MATMUL_DESC_TRANSA, TRANSPOSED)?;
-        if key.bias {
+        if let Some(bias) = bias {
             product.set(Desc::CUBLASLT_MATMUL_DESC_EPILOGUE, Epilogue::CUBLASLT_EPILOGUE_BIAS)?;
+            product.set(Desc::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias)?;
         }
         let (w, x) = (Layout::new(half, k, n, k)?, Layout::new(half, k, m, k)?);
         let y = Layout::new(Type::CUDA_R_32F, n, m, key.stride)?;
@@ -206,8 +212,12 @@ impl Plan {
         // SAFETY: everything was made above and is alive.
         let found = unsafe {
             result::get_matmul_algo_heuristic(handle, product.0, w.0, x.0, y.0, y.0, preferences.0)
-        }?;
-        Ok(Self { product, w, x, y, algorithm: found.algo })
+        };
+        match found {
+            Ok(found) => Ok(Some(Self { product, w, x, y, algorithm: found.algo })),
+            Err(CublasError(Status::CUBLAS_STATUS_NOT_SUPPORTED)) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 }
 
@@ -251,7 +261,7 @@ impl Blas for CublasLt {
         WORKSPACE
     }
 
-    unsafe fn multiply(&self, product: &BlasProduct) -> Result<()> {
+    unsafe fn multiply(&self, product: &BlasProduct) -> Result<bool> {
         bind(self.ordinal, &self.context)?;
         let BlasProduct { m, n, k, .. } = *product;
         let told = |e| failed(self.ordinal, &format!("cublasLtMatmul of m {m}, n {n}, k {k}"), e);
@@ -263,9 +273,10 @@ impl Blas for CublasLt {
         let plan = match plans.entry(key) {
             std::collections::hash_map::Entry::Occupied(plan) => plan.into_mut(),
             std::collections::hash_map::Entry::Vacant(place) => {
-                place.insert(Plan::new(self.handle, &key).map_err(told)?)
+                place.insert(Plan::new(self.handle, &key, product.bias).map_err(told)?)
             }
         };
+        let Some(plan) = plan else { return Ok(false) };
         if let Some(bias) = product.bias {
             plan.product.set(Desc::CUBLASLT_MATMUL_DESC_BIAS_POINTER, bias).map_err(told)?;
         }
@@ -294,7 +305,8 @@ impl Blas for CublasLt {
                 self.stream.cu_stream().cast(),
             )
         }
-        .map_err(told)
+        .map_err(told)?;
+        Ok(true)
     }
 }
 

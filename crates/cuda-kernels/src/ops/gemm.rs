@@ -75,9 +75,13 @@ impl Gemm {
     pub fn of_halves(gpu: &Gpu, m: usize) -> Self {
         match gpu.blas() {
             Some(_) => Self::CublasLt,
-            None if m > 64 => Self::Pipelined,
-            None => Self::FewRows,
+            None => Self::own(m),
         }
+    }
+
+    /// The fastest of this crate.
+    fn own(m: usize) -> Self {
+        if m > 64 { Self::Pipelined } else { Self::FewRows }
     }
 }
 

@@ -163,14 +163,13 @@ impl<'a> Halves<'a> {
                 };
                 // SAFETY: all are as long as was checked or allocated; the pool gives the workspace to what is
                 // launched later alone.
-                return unsafe { blas.multiply(&product) };
+                let done = unsafe { blas.multiply(&product) }?;
+                if done {
+                    return Ok(());
+                }
             }
         }
-        let tile = match Tile::of(self.gemm) {
-            Some(tile) => tile,
-            // What the library does not take.
-            None => Tile::of(Gemm::FewRows).expect("a kernel"),
-        };
+        let tile = Tile::of(self.gemm).or_else(|| Tile::of(Gemm::own(m))).expect("a kernel");
         let name = match self.half {
             Half::F16 => tile.names[0],
             Half::Bf16 => tile.names[1],

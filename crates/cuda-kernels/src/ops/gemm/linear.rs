@@ -87,12 +87,12 @@ fn splits(gpu: &Gpu, n: usize, k: usize) -> usize {
     wanted.clamp(1, (k / (4 * STEP)).max(1))
 }
 
-/// A product with weights in blocks that become halves on their way: Q4_0, Q4_1, Q5_0, Q8_0, Q3_K, Q4_K, Q5_K or Q6_K. Blocks
-/// of threads share `k` in `splits` parts; a row's result depends on that, but not on `m`.
+/// A product with weights in blocks that become halves on their way: Q4_0, Q4_1, Q5_0, Q8_0, Q3_K, Q4_K, Q5_K
+/// or Q6_K. Blocks of threads share `k` in `splits` parts; a row's result depends on that, but not on `m`.
 ///
 /// # Errors
-/// [`crate::Error::Length`] and [`crate::Error::Alignment`], [`crate::Error::Unsupported`] for another type, rows of no whole
-/// blocks or more splits than 64s of `k`, and those of a launch.
+/// [`crate::Error::Length`] and [`crate::Error::Alignment`], [`crate::Error::Unsupported`] for another type, rows of
+/// no whole blocks or more splits than 64s of `k`, and those of a launch.
 pub fn of_blocks(gpu: &Gpu, dtype: DType, splits: usize, product: &Product<'_>) -> Result<()> {
     product.check()?;
     let &Product { x, w, bias, y, m, n, k } = product;
@@ -117,8 +117,8 @@ pub fn of_blocks(gpu: &Gpu, dtype: DType, splits: usize, product: &Product<'_>) 
     let grid = [m.div_ceil(tile), n.div_ceil(COLUMNS), splits].map(|x| x as u32);
     let launch =
         Launch::grid3(grid[0], grid[1], grid[2], 128).with_shared((3 * tile as u32 + 2 * 64) * 128);
-    // SAFETY: the kernel reads [m, k] halves, n rows of blocks and [n], and writes [splits, m, n]: as long as checked or
-    // allocated, the halves aligned to 16 and the blocks as their type wants.
+    // SAFETY: the kernel reads [m, k] halves, n rows of blocks and [n], and writes [splits, m, n]: as long as
+    // checked or allocated, the halves aligned to 16 and the blocks as their type wants.
     unsafe { gpu.launch(&Kernel::new(&GEMM_BLOCKS, name), launch, &args) }?;
     parts.map_or(Ok(()), |parts| add_parts(gpu, (&parts, splits), bias, y, (m, n)))
 }

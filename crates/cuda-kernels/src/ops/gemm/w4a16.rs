@@ -1,11 +1,11 @@
-//! Weights of 4 bits in groups of 128 along `k`: `w = scale * (q - zero)`, `q` and `zero` in 0..16, as GPTQ and AWQ
-//! have them.
+//! Weights of 4 bits in groups of 128 along `k`: `w = scale * (q - zero)`, `q` and `zero` in 0..16, as GPTQ and
+//! AWQ have them.
 //!
-//! Layout ([`pack`]): 32 columns of the product (rows of `W`) are a strip, 32 of `k` in it a block of 512 bytes; strips one after
-//! the other, in each its blocks along `k`. In a block lane `l` of a warp has four words: word `w` is of the
-//! `k` from `16 * (w / 2)` on and of the columns from `16 * (w % 2)` on. With `g = l / 4` and `t = l % 4`, nibble `p` of it
-//! is column `g + 8 * (p % 4 / 2)` and `k` `2 * t + p / 4 + 8 * (p % 2)` of those 16 by 16. Scales and zero points are
-//! `[k / 128, columns]`, the columns padded with zeros to whole strips.
+//! Layout ([`pack`]): 32 columns of the product (rows of `W`) are a strip, 32 of `k` in it a block of 512 bytes;
+//! strips lie one after the other, in each its blocks along `k`. In a block lane `l` of a warp has four words: word
+//! `w` is of the `k` from `16 * (w / 2)` on and of the columns from `16 * (w % 2)` on. With `g = l / 4` and
+//! `t = l % 4`, nibble `p` of it is column `g + 8 * (p % 4 / 2)` and `k` `2 * t + p / 4 + 8 * (p % 2)` of those
+//! 16 by 16. Scales and zero points are `[k / 128, columns]`, the columns padded with zeros to whole strips.
 
 use half::f16;
 
@@ -148,10 +148,11 @@ impl W4Config {
         let tiles = n.div_ceil(COLUMNS).max(1);
         let wanted = (has.multiprocessors as usize + tiles / 2) / tiles;
         let splits = wanted.clamp(1, k.div_ceil(STEP).max(1));
-        let configs = [64, 32, 16].map(|rows| Self { rows, splits });
-        let fits = |c: &Self| c.kernel().is_some_and(|(shared, _)| shared <= has.shared_per_block);
-        let all = configs.into_iter().filter(fits);
-        all.clone().filter(|c| c.rows >= m).last().or(all.into_iter().next()).unwrap_or(configs[2])
+        let configs = [16, 32, 64].map(|rows| Self { rows, splits });
+        let fits = |c: &&Self| c.kernel().is_some_and(|(shared, _)| shared <= has.shared_per_block);
+        let mut fitting = configs.iter().filter(fits);
+        let most = fitting.clone().next_back().unwrap_or(&configs[0]);
+        *fitting.find(|c| c.rows >= m).unwrap_or(most)
     }
 }
 
@@ -263,7 +264,8 @@ impl W4Matrix {
     /// a row's result is the same whatever `m` is, as long as `splits` is.
     ///
     /// # Errors
-    /// [`Error::Length`], [`Error::Alignment`], [`Error::Unsupported`] for another configuration, and those of a launch.
+    /// [`Error::Length`], [`Error::Alignment`], [`Error::Unsupported`] for another configuration, and those of a
+    /// launch.
     pub fn few_rows(
         &self,
         gpu: &Gpu,
@@ -306,7 +308,7 @@ impl W4Matrix {
             let grid = [tiles, row_tiles, splits].map(|x| x as u32);
             let launch = Launch::grid3(grid[0], grid[1], grid[2], THREADS).with_shared(shared);
             // SAFETY: the kernel reads the rows, the matrix and the bias, writes m rows of y, the parts and a number
-            // a tile, all as long as checked or allocated; rows, words, scales and zero points of a multiple of 16 bytes
+            // a tile, all as long as checked or allocated; rows, words, scales and zero points of multiples of 16 bytes
             // each, at multiples of 16.
             unsafe { gpu.launch(&Kernel::new(&GEMM_W4A16, name), launch, &args) }?;
         }

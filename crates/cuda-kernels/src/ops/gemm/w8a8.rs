@@ -10,7 +10,8 @@ use crate::{Arg, Buffer, Gpu, Kernel, Launch, Result};
 const MOST_K: usize = 1 << 17;
 
 /// Rounds rows of f32 `[m, k]` to INT8, `q = round(x / scale)` with `scale = max |x| / 127`, ties to even.
-/// Gives `q`, `[m, padded]` with zeros behind the `k`, where `padded` is `k` rounded up to 16, and the scales, f32 `[m]`.
+/// Gives `q`, `[m, padded]` with zeros behind the `k`, where `padded` is `k` rounded up to 16, and the scales, f32
+/// `[m]`.
 ///
 /// # Errors
 /// [`crate::Error::Length`], [`crate::Error::Alignment`], and those of a launch.
@@ -55,7 +56,7 @@ pub fn w8a8(gpu: &Gpu, product: &Product<'_>, w_scales: &Buffer) -> Result<()> {
     let mut args =
         vec![x, w, Arg::Ptr(x_scales.ptr()), scales, product.bias()?, y, Arg::I64(n as i64)];
     args.extend([int(OP, m)?, int(OP, n)?, int(OP, padded)?].map(Arg::I32));
-    // SAFETY: the kernel reads [m, padded], [n, padded], their scales and [n], and writes [m, n]: as long as was checked or
-    // allocated, the first two aligned to 16.
+    // SAFETY: the kernel reads [m, padded], [n, padded], their scales and [n], and writes [m, n]: as long as was
+    // checked or allocated, the first two aligned to 16.
     unsafe { gpu.launch(&Kernel::new(&GEMM_W8A8, name), launch, &args) }
 }
