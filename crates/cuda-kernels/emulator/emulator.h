@@ -85,7 +85,7 @@ static void switch_context(Context& from, Context& to, bool ends = false) {
 struct Copy {
     void* to;
     const void* from;
-    bool there;
+    unsigned bytes, read;
     unsigned group;
 };
 
