@@ -151,16 +151,21 @@ template <> struct Cache<CACHE_F32> {
 // A head's bytes into shared memory, then zeros up to ROOM, by the lanes of half a warp (`lane` of 16). Where heads are no
 // multiple of 8 bytes, one may begin at an even address: copied are the words that it lies in, and it
 // begins in shared memory as far behind a multiple of four.
-template <bool QUANTIZED, int ROOM> DEVICE void copy_head(uint8_t* to, const uint8_t* from, int bytes, int lane) {
+template <bool QUANTIZED, int ROOM>
+DEVICE void copy_head(uint8_t* to, const uint8_t* from, int bytes, int lane, bool there) {
+    const int end = there ? bytes : 0;
     if (!QUANTIZED) {
 #pragma unroll
-        for (int i = lane * 16; i < ROOM; i += 16 * 16) cp_async_16(to + i, from + min(i, bytes - 16), i < bytes);
+        for (int i = lane * 16; i < ROOM; i += 16 * 16) cp_async_16(to + i, i < end ? from + i : from, i < end);
     } else if (bytes % 8 == 0) {
-        for (int i = lane * 8; i < ROOM; i += 8 * 16) cp_async<8>(to + i, from + min(i, max(bytes, 8) - 8), i < bytes ? 8 : 0);
+        for (int i = lane * 8; i < ROOM; i += 8 * 16) cp_async<8>(to + i, i < end ? from + i : from, i < end ? 8 : 0);
     } else {
+        // Even where nothing is read the address must be a multiple of four.
         const int before = reinterpret_cast<uint64_t>(from) % 4;
-        for (int i = lane * 4; i < ROOM; i += 4 * 16)
-            cp_async<4>(to + i, from - before + min(i, bytes), max(0, min(4, before + bytes - i)));
+        for (int i = lane * 4; i < ROOM; i += 4 * 16) {
+            const int read = there ? max(0, min(4, before + end - i)) : 0;
+            cp_async<4>(to + i, from - before + (read > 0 ? i : 0), read);
+        }
     }
 }
 
@@ -224,7 +229,7 @@ DEVICE void decode(const float* q, const uint8_t* keys, const uint8_t* values, c
             for (int row = lane / 16; row < TILE; row += 2) {
                 const bool there = tile + row < count;
                 const int64_t head = listed[there ? tile + row : 0];
-                copy_head<QUANTIZED, ROOM>(own + row * STRIDE, from + head * bytes, there ? bytes : 0, lane % 16);
+                copy_head<QUANTIZED, ROOM>(own + row * STRIDE, from + head * bytes, bytes, lane % 16, there);
             }
         };
         // Where that head is, see copy_head.
