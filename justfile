@@ -50,6 +50,26 @@ fuzz LIMIT="60" *TARGETS:
 asan *ARGS:
     crates/cpu-kernels/asan.sh {{ARGS}}
 
+# CUDA kernels without a GPU: compiled for each architecture, and run on the emulator under AddressSanitizer
+kernels:
+    .ci/run kernels
+
+# The same, and the book's table of registers and shared memory made anew
+kernel-table:
+    UPDATE_KERNEL_TABLE=1 .ci/run kernels
+
+# CUDA kernels on a GPU, which must be there, against the same references as on the emulator
+gpu-test:
+    .ci/run gpu_test
+
+# Each CUDA kernel's time over its floor; arguments name families (just gpu-bench -- vector_add)
+gpu-bench *ARGS:
+    cargo run --release -p cuda-kernels --example gpu_bench -- {{ARGS}}
+
+# A folder with both, to copy to a machine that has a GPU and no Rust
+gpu-bundle:
+    .ci/run gpu_bundle
+
 # The server's page in headless Chromium, with screenshots in target/page (needs node, npm and chromium)
 page:
     .ci/run page

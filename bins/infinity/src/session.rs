@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use model::{Batch, Model, Outputs};
 use sampling::Sampler;
 use tensor::DType;
-use tensor::kv::{ContiguousKvCache, KvCache, SeqId};
+use tensor::kv::{KvCache, SeqId};
 use tensor::profile::Work;
 use tokenizer::{DecodeOptions, Tokenizer};
 
@@ -16,7 +16,7 @@ pub(crate) const PREFILL_CHUNK: usize = 512;
 /// A sequence and its keys and values.
 pub(crate) struct Session<'a> {
     model: &'a Model,
-    cache: ContiguousKvCache,
+    cache: Box<dyn KvCache>,
     context: usize,
     /// The logits that the next token is drawn from.
     logits: Vec<f32>,

@@ -119,7 +119,7 @@ impl<'m> Engine<'m> {
         if evicted > 0 {
             events.push(Event::Evicts { blocks: evicted });
         }
-        self.storage.transfer(&step.swap_out, &step.swap_in, &step.copies);
+        self.storage.transfer(&step.swap_out, &step.swap_in, &step.copies)?;
         let logits = self.forward(&step)?;
         let before = self.tables();
         self.scheduler.computed();
@@ -459,7 +459,7 @@ mod tests {
                 frame.sequences.iter().find(|s| s.state == State::Running && !s.text.is_empty());
             if let (None, Some(s)) = (damaged, running) {
                 let (from, to) = (BlockId(s.table[0]), BlockId(s.table[2]));
-                engine.storage.copy(BlockCopy { from, to, slots: 8 });
+                engine.storage.copy(BlockCopy { from, to, slots: 8 }).unwrap();
                 damaged = Some(s.name);
             }
         });

@@ -85,7 +85,8 @@ static void switch_context(Context& from, Context& to, bool ends = false) {
 struct Copy {
     void* to;
     const void* from;
-    unsigned bytes, read;
+    unsigned bytes;
+    unsigned read;  // The first of them are read, the others become zeros.
     unsigned group;
 };
 
@@ -437,6 +438,27 @@ static inline int __float_as_int(float x) { return reinterpreted<int>(x); }
 static inline float __fdividef(float x, float y) { return x / y; }
 static inline float rsqrtf(float x) { return 1.0f / std::sqrt(x); }
 static inline int __float2int_rn(float x) { return int(std::nearbyint(x)); }
+static inline unsigned __byte_perm(unsigned low, unsigned high, unsigned selector) {
+    const uint64_t bytes = low | uint64_t(high) << 32;
+    unsigned chosen = 0;
+    for (int i = 0; i < 4; ++i) chosen |= unsigned(bytes >> (selector >> 4 * i & 7) * 8 & 0xff) << 8 * i;
+    return chosen;
+}
+
+// Results that are rounded by themselves: nothing before or after them is fused with them.
+static inline float rounded(float x) {
+#if defined(__x86_64__)
+    __asm__("" : "+x"(x));
+    return x;
+#else
+    volatile float y = x;
+    return y;
+#endif
+}
+static inline float __fmul_rn(float x, float y) { return rounded(x * y); }
+static inline float __fadd_rn(float x, float y) { return rounded(rounded(x) + rounded(y)); }
+static inline float __fsub_rn(float x, float y) { return rounded(rounded(x) - rounded(y)); }
+static inline float __fdiv_rn(float x, float y) { return rounded(x / y); }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
 template <class T> T __ldg(const T* at) { return *at; }

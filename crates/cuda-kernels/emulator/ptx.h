@@ -14,6 +14,16 @@ DEVICE bf16 to_bf16(float x) {
 DEVICE uint32_t pack_f16(float low, float high) { return to_f16(low).bits | uint32_t(to_f16(high).bits) << 16; }
 DEVICE uint32_t pack_bf16(float low, float high) { return to_bf16(low).bits | uint32_t(to_bf16(high).bits) << 16; }
 
+// Of each half: rounded once, since f64 holds a product of two halves and its sum with a third to more
+// bits than a half has twice.
+DEVICE uint32_t fma_f16x2(uint32_t a, uint32_t b, uint32_t c) {
+    const auto half = [&](int shift) -> uint32_t {
+        const auto number = [&](uint32_t word) { return double(reinterpreted<_Float16>(uint16_t(word >> shift))); };
+        return reinterpreted<uint16_t>(_Float16(number(a) * number(b) + number(c)));
+    };
+    return half(0) | half(16) << 16;
+}
+DEVICE uint32_t sub_f16x2(uint32_t a, uint32_t b) { return fma_f16x2(b, 0xbc00bc00, a); }
 DEVICE float exp2_approx(float x) { return std::exp2(x); }
 
 DEVICE int dp4a(int a, int b, int c) {

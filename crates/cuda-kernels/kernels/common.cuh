@@ -39,6 +39,7 @@ struct alignas(8) Bytes8 { uint32_t words[2]; };
 #ifndef EMULATOR
 
 #define KERNEL(threads, name, ...) extern "C" __global__ void __launch_bounds__(threads) name(__VA_ARGS__)
+// The same for a kernel of which so many blocks are to fit on a multiprocessor: its registers are cut to that.
 #define KERNEL_BLOCKS(threads, blocks, name, ...) \
     extern "C" __global__ void __launch_bounds__(threads, blocks) name(__VA_ARGS__)
 #define SHARED(type, name, count) __shared__ __align__(16) type name[count]
@@ -76,6 +77,18 @@ DEVICE uint32_t pack_f16(float low, float high) {
 DEVICE uint32_t pack_bf16(float low, float high) {
     uint32_t y;
     asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(y) : "f"(high), "f"(low));
+    return y;
+}
+
+// Of two halves in a word each: a - b, and a b + c with one rounding.
+DEVICE uint32_t sub_f16x2(uint32_t a, uint32_t b) {
+    uint32_t y;
+    asm("sub.rn.f16x2 %0, %1, %2;" : "=r"(y) : "r"(a), "r"(b));
+    return y;
+}
+DEVICE uint32_t fma_f16x2(uint32_t a, uint32_t b, uint32_t c) {
+    uint32_t y;
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(y) : "r"(a), "r"(b), "r"(c));
     return y;
 }
 

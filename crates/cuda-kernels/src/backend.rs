@@ -2,11 +2,21 @@
 
 use std::fmt;
 use std::ops::RangeInclusive;
+use std::time::Duration;
 
+use crate::blas::Blas;
 use crate::{Kernel, Result};
 
 /// An address in a device's memory.
 pub type DevicePtr = u64;
+
+/// A moment in a device's work, as the backend names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct EventId(pub u64);
+
+/// Captured work, as the backend names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GraphId(pub u64);
 
 /// What a device is.
 #[derive(Clone, Debug, PartialEq)]
@@ -175,7 +185,8 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// Runs a kernel.
     ///
     /// # Errors
-    /// [`crate::Error::Compile`], [`crate::Error::NoCompiler`], [`crate::Error::Launch`].
+    /// [`crate::Error::Compile`], [`crate::Error::NoCompiler`], [`crate::Error::Refused`],
+    /// [`crate::Error::Launch`]; [`crate::Error::Capture`] for a kernel's first launch in a capture.
     ///
     /// # Safety
     /// The arguments are those of the kernel in number and type, and what it reads and writes through
@@ -187,4 +198,58 @@ pub trait Backend: fmt::Debug + Send + Sync {
     /// # Errors
     /// [`crate::Error::Call`], also for what went wrong in a launch before.
     fn synchronize(&self) -> Result<()>;
+
+    /// The moment when all that came before is done.
+    ///
+    /// # Errors
+    /// [`crate::Error::Call`].
+    fn record(&self) -> Result<EventId>;
+
+    /// The time from one moment to another; waits for both.
+    ///
+    /// # Errors
+    /// [`crate::Error::Call`], also for what went wrong in a launch before.
+    ///
+    /// # Safety
+    /// Both were recorded here, outside of a capture, and not freed.
+    unsafe fn elapsed(&self, from: EventId, to: EventId) -> Result<Duration>;
+
+    /// Forgets a moment.
+    ///
+    /// # Safety
+    /// It was recorded here and is not used again.
+    unsafe fn free_event(&self, event: EventId);
+
+    /// From now on launches, copies and fills are noted instead of done.
+    ///
+    /// # Errors
+    /// [`crate::Error::Call`].
+    fn begin_capture(&self) -> Result<()>;
+
+    /// What was noted, ready to be done as often as wanted. The capture is over also where this fails.
+    ///
+    /// # Errors
+    /// [`crate::Error::Call`].
+    fn end_capture(&self) -> Result<GraphId>;
+
+    /// Does what was noted.
+    ///
+    /// # Errors
+    /// [`crate::Error::Call`]; [`crate::Error::Launch`] from the emulator.
+    ///
+    /// # Safety
+    /// It was captured here and not freed, all memory that it uses is allocated, and no other thread
+    /// replays it at the same time.
+    unsafe fn replay(&self, graph: GraphId) -> Result<()>;
+
+    /// Forgets what was noted.
+    ///
+    /// # Safety
+    /// It was captured here and is not used again.
+    unsafe fn free_graph(&self, graph: GraphId);
+
+    /// A library for products of halves, where there is one.
+    fn blas(&self) -> Option<&dyn Blas> {
+        None
+    }
 }

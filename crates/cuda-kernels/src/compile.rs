@@ -5,7 +5,7 @@
 //! is not what was written is made again, and a folder that cannot be written is done without.
 
 use std::ffi::{CStr, CString, c_char};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cudarc::nvrtc::{result, sys};
 use sha2::{Digest, Sha256};
@@ -92,14 +92,22 @@ impl Nvrtc {
         let (text, name) = (c(source.text)?, c(source.name)?);
         let headers = HEADERS.iter().map(|h| c(h.text)).collect::<Result<Vec<_>>>()?;
         let names = HEADERS.iter().map(|h| c(h.name)).collect::<Result<Vec<_>>>()?;
-        let pointers = |list: &[CString]| -> Vec<*const c_char> { list.iter().map(|s| s.as_ptr()).collect() };
+        let pointers =
+            |list: &[CString]| -> Vec<*const c_char> { list.iter().map(|s| s.as_ptr()).collect() };
         let (headers, names) = (pointers(&headers), pointers(&names));
         let mut program = std::ptr::null_mut();
         // SAFETY: the strings end with NUL and live until the call is over, which copies them.
         let made = unsafe {
             let count = HEADERS.len() as i32;
             let (headers, names) = (headers.as_ptr(), names.as_ptr());
-            sys::nvrtcCreateProgram(&mut program, text.as_ptr(), name.as_ptr(), count, headers, names)
+            sys::nvrtcCreateProgram(
+                &mut program,
+                text.as_ptr(),
+                name.as_ptr(),
+                count,
+                headers,
+                names,
+            )
         };
         made.result().map_err(|e| failed(format!("{e:?}")))?;
         let program = Program(program);
@@ -122,7 +130,9 @@ impl Program {
         // SAFETY: the program is alive.
         let log = unsafe { result::get_program_log(self.0) }.unwrap_or_default();
         let bytes: Vec<u8> = log.iter().map(|&c| c as u8).collect();
-        CStr::from_bytes_until_nul(&bytes).map(|s| s.to_string_lossy().into_owned()).unwrap_or_default()
+        CStr::from_bytes_until_nul(&bytes)
+            .map(|s| s.to_string_lossy().into_owned())
+            .unwrap_or_default()
     }
 
     fn cubin(&self) -> Result<Vec<u8>, result::NvrtcError> {
@@ -209,39 +219,65 @@ impl CubinCache {
         Self { folder }
     }
 
-    /// The machine code of a source for an architecture, from the folder or compiled. NVRTC is loaded only
-    /// to compile.
+    /// The machine code of a source for an architecture, from the folder or compiled. Without NVRTC, what any
+    /// version of it has compiled is taken.
     ///
     /// # Errors
     /// [`Error::NoCompiler`], [`Error::Compile`].
     pub fn cubin(&self, source: &'static Source, architecture: &str) -> Result<Vec<u8>> {
         let nvrtc = Nvrtc::load();
-        // What a machine without NVRTC has was compiled by any.
-        let version = nvrtc.as_ref().map_or((0, 0), Nvrtc::version);
-        let options = Nvrtc::options(architecture).join(" ");
-        let key = source.hash(&[&options, &format!("{version:?}")]);
-        let stem = source.name.trim_end_matches(".cu");
-        let file = self.folder.as_ref().map(|f| f.join(format!("{stem}-{architecture}-{key}.cubin")));
-        if let Some(file) = &file
-            && let Some(bytes) = read(file)
-        {
+        let version = nvrtc.as_ref().ok().map(Nvrtc::version);
+        self.kept_or(source, architecture, version, || {
+            Ok(nvrtc?.compile(source, architecture)?.bytes)
+        })
+    }
+
+    fn kept_or(
+        &self,
+        source: &'static Source,
+        architecture: &str,
+        version: Option<(i32, i32)>,
+        compile: impl FnOnce() -> Result<Vec<u8>>,
+    ) -> Result<Vec<u8>> {
+        // `norm-sm_90a-HASH-13.0.cubin`
+        let key = source.hash(&[&Nvrtc::options(architecture).join(" ")]);
+        let stem = format!("{}-{architecture}-{key}-", source.name.trim_end_matches(".cu"));
+        let file =
+            self.folder.as_ref().zip(version).map(|(folder, (major, minor))| {
+                folder.join(format!("{stem}{major}.{minor}.cubin"))
+            });
+        let kept = match (&file, &self.folder) {
+            (Some(file), _) => read(file),
+            (None, Some(folder)) => of_any_version(folder, &stem),
+            (None, None) => None,
+        };
+        if let Some(bytes) = kept {
             return Ok(bytes);
         }
         let begin = std::time::Instant::now();
-        let cubin = nvrtc?.compile(source, architecture)?;
+        let bytes = compile()?;
         let took = begin.elapsed();
         tracing::debug!(source = source.name, architecture, ?took, "compiled a kernel");
         if let Some(file) = &file
-            && let Err(error) = write(file, &cubin.bytes)
+            && let Err(error) = write(file, &bytes)
         {
             let file = file.display();
             tracing::warn!(%file, %error, "a compiled kernel is not kept");
         }
-        Ok(cubin.bytes)
+        Ok(bytes)
     }
 }
 
-fn read(file: &std::path::Path) -> Option<Vec<u8>> {
+fn of_any_version(folder: &Path, stem: &str) -> Option<Vec<u8>> {
+    let files = std::fs::read_dir(folder).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    let named =
+        |f: &PathBuf| f.file_name().is_some_and(|name| name.to_string_lossy().starts_with(stem));
+    let mut files: Vec<PathBuf> = files.filter(named).collect();
+    files.sort();
+    files.iter().rev().find_map(|file| read(file))
+}
+
+fn read(file: &Path) -> Option<Vec<u8>> {
     let all = std::fs::read(file).ok()?;
     let (hash, bytes) = all.strip_prefix(MAGIC)?.split_at_checked(32)?;
     let whole = Sha256::digest(bytes).as_slice() == hash;
@@ -251,7 +287,7 @@ fn read(file: &std::path::Path) -> Option<Vec<u8>> {
     whole.then(|| bytes.to_vec())
 }
 
-fn write(file: &std::path::Path, bytes: &[u8]) -> std::io::Result<()> {
+fn write(file: &Path, bytes: &[u8]) -> std::io::Result<()> {
     if let Some(folder) = file.parent() {
         std::fs::create_dir_all(folder)?;
     }
@@ -277,7 +313,10 @@ mod tests {
         let cubin = Cubin { bytes: Vec::new(), log: log.into() };
         let [a, b] = &cubin.report()[..] else { panic!("two kernels") };
         assert_eq!((a.kernel.as_str(), a.registers, a.shared, a.stack), ("a", 8, 0, 0));
-        assert_eq!((b.registers, b.shared, b.spill_stores, b.spill_loads, b.stack), (40, 1024, 4, 8, 16));
+        assert_eq!(
+            (b.registers, b.shared, b.spill_stores, b.spill_loads, b.stack),
+            (40, 1024, 4, 8, 16)
+        );
     }
 
     #[test]
@@ -295,5 +334,73 @@ mod tests {
         *bytes.last_mut().unwrap() ^= 1;
         std::fs::write(&file, bytes).unwrap();
         assert_eq!(read(&file), None);
+    }
+
+    /// What a cache gives for the source `vector_add.cu`; `compiled` counts compilations.
+    fn asked(
+        cache: &CubinCache,
+        version: Option<(i32, i32)>,
+        compiled: &mut u8,
+    ) -> Result<Vec<u8>> {
+        let source = &crate::source::VECTOR_ADD;
+        cache.kept_or(source, "sm_80", version, || {
+            version.ok_or(Error::NoCompiler)?;
+            *compiled += 1;
+            Ok(vec![*compiled; 1000])
+        })
+    }
+
+    #[test]
+    fn what_was_compiled_is_kept_and_what_is_damaged_is_made_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cache, version) = (CubinCache::new(Some(folder.path().join("new"))), Some((13, 0)));
+        let mut compiled = 0;
+        let mut ask = |version| asked(&cache, version, &mut compiled);
+        assert!(matches!(ask(None), Err(Error::NoCompiler)));
+        for _ in 0..2 {
+            assert_eq!(ask(version).unwrap(), [1; 1000]);
+        }
+        let mut files = std::fs::read_dir(folder.path().join("new")).unwrap();
+        let file = files.next().unwrap().unwrap().path();
+        assert!(files.next().is_none(), "one file and nothing besides");
+        std::fs::write(&file, b"INFCUBIN and then not what was written").unwrap();
+        assert!(matches!(ask(None), Err(Error::NoCompiler)));
+        for _ in 0..2 {
+            assert_eq!(ask(version).unwrap(), [2; 1000]);
+        }
+        // Another version compiles for itself; a machine without any takes what there is.
+        assert_eq!(ask(Some((12, 4))).unwrap(), [3; 1000]);
+        assert_eq!(ask(version).unwrap(), [2; 1000]);
+        assert_eq!(ask(None).unwrap(), [2; 1000]);
+        std::fs::remove_file(file).unwrap();
+        assert_eq!(ask(None).unwrap(), [3; 1000]);
+    }
+
+    #[test]
+    fn a_folder_that_cannot_be_written_is_done_without() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("a file");
+        std::fs::write(&file, b"").unwrap();
+        // Below a file nothing can be made, not even by root, for whom no folder is read-only.
+        for cache in [CubinCache::new(Some(file.join("cache"))), CubinCache::new(None)] {
+            let mut compiled = 0;
+            for n in 1..=2 {
+                assert_eq!(asked(&cache, Some((13, 0)), &mut compiled).unwrap(), [n; 1000]);
+            }
+        }
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_read_only_folder_still_gives_what_it_has() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let cache = CubinCache::new(Some(folder.path().to_owned()));
+        let mut compiled = 0;
+        assert_eq!(asked(&cache, Some((13, 0)), &mut compiled).unwrap(), [1; 1000]);
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o555)).unwrap();
+        assert_eq!(asked(&cache, Some((13, 0)), &mut compiled).unwrap(), [1; 1000]);
+        assert_eq!(asked(&cache, Some((12, 4)), &mut compiled).unwrap(), [2; 1000]);
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
     }
 }

@@ -7,18 +7,22 @@
 //! then be loaded before the program (`LD_PRELOAD`).
 
 use std::alloc::Layout;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use libloading::Library;
 
 use crate::source::HEADERS;
-use crate::{Arg, Backend, DevicePtr, Error, Gpu, Kernel, Launch, Properties, Result, Source};
+use crate::{
+    Arg, Backend, DevicePtr, Error, EventId, Gpu, GraphId, Kernel, Launch, Properties, Result,
+    Source,
+};
 
 const EMULATOR: &str = include_str!("../emulator/emulator.h");
 const PTX: &str = include_str!("../emulator/ptx.h");
@@ -29,6 +33,26 @@ pub struct Emulator {
     properties: Properties,
     schedule: u64,
     used: AtomicUsize,
+    begun: Instant,
+    graphs: Mutex<Graphs>,
+}
+
+#[derive(Debug, Default)]
+struct Graphs {
+    /// What a capture has noted so far.
+    noted: Option<Vec<Work>>,
+    captured: HashMap<u64, Arc<Vec<Work>>>,
+    next: u64,
+    /// Kernels that were launched: like a driver's, they are loaded.
+    launched: HashSet<&'static str>,
+}
+
+/// What can be part of a graph.
+#[derive(Debug)]
+enum Work {
+    Launch(Kernel, Launch, Vec<Arg>),
+    Copy { to: DevicePtr, from: DevicePtr, bytes: usize },
+    Fill { to: DevicePtr, byte: u8, bytes: usize },
 }
 
 /// Libraries that were loaded, by the path of their files. Never unloaded: one launch at a time runs in
@@ -54,6 +78,11 @@ impl Emulator {
 
     /// The same with so many bytes of memory.
     pub fn with_memory(schedule: u64, memory: usize) -> Gpu {
+        Gpu::new(Arc::new(Self::new(schedule, memory)))
+    }
+
+    /// The same as a backend.
+    pub fn new(schedule: u64, memory: usize) -> Self {
         let properties = Properties {
             ordinal: 0,
             name: "emulator".into(),
@@ -62,7 +91,58 @@ impl Emulator {
             memory,
             shared_per_block: 227 << 10,
         };
-        Gpu::new(Arc::new(Self { properties, schedule, used: AtomicUsize::new(0) }))
+        let (used, begun, graphs) = (AtomicUsize::new(0), Instant::now(), Mutex::default());
+        Self { properties, schedule, used, begun, graphs }
+    }
+
+    fn graphs(&self) -> MutexGuard<'_, Graphs> {
+        self.graphs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes some work if a capture goes on, or does it.
+    ///
+    /// # Safety
+    /// As for the work.
+    unsafe fn do_or_note(&self, work: Work) -> Result<()> {
+        let mut graphs = self.graphs();
+        if let Work::Launch(kernel, ..) = &work {
+            if graphs.noted.is_some() && !graphs.launched.contains(kernel.name) {
+                let what = format!(
+                    "kernel {} is launched for the first time: do the same once before",
+                    kernel.name
+                );
+                return Err(Error::Capture { ordinal: self.properties.ordinal, what });
+            }
+            graphs.launched.insert(kernel.name);
+        }
+        if let Some(noted) = &mut graphs.noted {
+            noted.push(work);
+            return Ok(());
+        }
+        drop(graphs);
+        // SAFETY: the caller's promise.
+        unsafe { self.do_now(&work) }
+    }
+
+    /// # Safety
+    /// As for the work.
+    unsafe fn do_now(&self, work: &Work) -> Result<()> {
+        match *work {
+            // SAFETY: the caller's promise.
+            Work::Launch(ref kernel, ref launch, ref args) => unsafe {
+                self.run(kernel, launch, args)
+            },
+            Work::Copy { to, from, bytes } => {
+                // SAFETY: the caller's promise.
+                unsafe { address(to).copy_from_nonoverlapping(address(from), bytes) };
+                Ok(())
+            }
+            Work::Fill { to, byte, bytes } => {
+                // SAFETY: the caller's promise.
+                unsafe { address(to).write_bytes(byte, bytes) };
+                Ok(())
+            }
+        }
     }
 
     fn failed(&self, kernel: &Kernel, reason: impl Into<String>) -> Error {
@@ -70,8 +150,57 @@ impl Emulator {
         Error::Launch { ordinal, kernel: kernel.name, reason: reason.into() }
     }
 
+    /// # Safety
+    /// As for [`Backend::launch`].
+    unsafe fn run(&self, kernel: &Kernel, launch: &Launch, args: &[Arg]) -> Result<()> {
+        let mut libraries = LIBRARIES.lock().unwrap_or_else(PoisonError::into_inner);
+        let path = library(kernel.source)?;
+        let library = match libraries.get(&path) {
+            Some(library) => library,
+            None => {
+                // SAFETY: it was made of a source of this crate; its initialisers fill a list.
+                let loaded = unsafe { Library::new(&path) }
+                    .map_err(|e| self.failed(kernel, e.to_string()))?;
+                libraries.entry(path).or_insert(loaded)
+            }
+        };
+        // SAFETY: the type is that of the function in `emulator.h`.
+        let run = unsafe { library.get::<EmulatorLaunch>(b"emulator_launch") };
+        let run = run.map_err(|e| self.failed(kernel, e.to_string()))?;
+        let mut words: Vec<u64> = args.iter().map(|arg| arg.word()).collect();
+        let mut pointers: Vec<*mut c_void> =
+            words.iter_mut().map(|w| std::ptr::from_mut(w).cast()).collect();
+        let name = CString::new(kernel.name).map_err(|e| self.failed(kernel, e.to_string()))?;
+        // SAFETY: the caller's promise; the lists are as long as said, and the text that comes back is
+        // read while no other launch can change it.
+        let fault = unsafe {
+            let (grid, block) = (launch.grid.as_ptr(), launch.block.as_ptr());
+            let (args, count) = (pointers.as_mut_ptr(), pointers.len() as u32);
+            let fault = run(name.as_ptr(), grid, block, launch.shared, args, count, self.schedule);
+            if fault.is_null() {
+                None
+            } else {
+                Some(CStr::from_ptr(fault).to_string_lossy().into_owned())
+            }
+        };
+        fault.map_or(Ok(()), |fault| Err(self.failed(kernel, fault)))
+    }
+
     fn layout(bytes: usize) -> Layout {
         Layout::from_size_align(bytes.max(1), 256).expect("a size that was allocated before")
+    }
+}
+
+/// The C++ compiler: `CXX`, else `c++`.
+///
+/// # Errors
+/// [`Error::NoCxx`] if it does not run.
+pub fn compiler() -> Result<String> {
+    let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
+    let runs = Command::new(&compiler).arg("--version").env_remove("LD_PRELOAD").output();
+    match runs {
+        Ok(out) if out.status.success() => Ok(compiler),
+        _ => Err(Error::NoCxx { compiler }),
     }
 }
 
@@ -79,10 +208,11 @@ impl Emulator {
 fn library(source: &'static Source) -> Result<PathBuf> {
     let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".into());
     let sanitize = std::env::var_os("INFINITY_EMULATOR_SANITIZE").is_some();
-    let mut flags: Vec<&str> = "-std=c++17 -O2 -march=native -fPIC -shared -fno-strict-aliasing -fvisibility=hidden \
-        -Wall -Wextra -Wno-unused-function -Wno-unused-parameter -Wno-unknown-pragmas -Werror"
-        .split_ascii_whitespace()
-        .collect();
+    let mut flags: Vec<&str> =
+        "-std=c++17 -O2 -march=native -fPIC -shared -fno-strict-aliasing -fvisibility=hidden \
+        -Wall -Wextra -Wno-unused-function -Wno-unused-parameter -Wno-unknown-pragmas"
+            .split_ascii_whitespace()
+            .collect();
     if sanitize {
         flags.extend(["-fsanitize=address", "-g"]);
     }
@@ -180,46 +310,58 @@ impl Backend for Emulator {
 
     unsafe fn copy(&self, to: DevicePtr, from: DevicePtr, bytes: usize) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { address(to).copy_from_nonoverlapping(address(from), bytes) };
-        Ok(())
+        unsafe { self.do_or_note(Work::Copy { to, from, bytes }) }
     }
 
     unsafe fn fill(&self, to: DevicePtr, byte: u8, bytes: usize) -> Result<()> {
         // SAFETY: the caller's promise.
-        unsafe { address(to).write_bytes(byte, bytes) };
-        Ok(())
+        unsafe { self.do_or_note(Work::Fill { to, byte, bytes }) }
     }
 
     unsafe fn launch(&self, kernel: &Kernel, launch: &Launch, args: &[Arg]) -> Result<()> {
-        let mut libraries = LIBRARIES.lock().unwrap_or_else(PoisonError::into_inner);
-        let path = library(kernel.source)?;
-        let library = match libraries.get(&path) {
-            Some(library) => library,
-            None => {
-                // SAFETY: it was made of a source of this crate; its initialisers fill a list.
-                let loaded = unsafe { Library::new(&path) }.map_err(|e| self.failed(kernel, e.to_string()))?;
-                libraries.entry(path).or_insert(loaded)
-            }
-        };
-        // SAFETY: the type is that of the function in `emulator.h`.
-        let run = unsafe { library.get::<EmulatorLaunch>(b"emulator_launch") };
-        let run = run.map_err(|e| self.failed(kernel, e.to_string()))?;
-        let mut words: Vec<u64> = args.iter().map(|arg| arg.word()).collect();
-        let mut pointers: Vec<*mut c_void> = words.iter_mut().map(|w| std::ptr::from_mut(w).cast()).collect();
-        let name = CString::new(kernel.name).map_err(|e| self.failed(kernel, e.to_string()))?;
-        // SAFETY: the caller's promise; the lists are as long as said, and the text that comes back is
-        // read while no other launch can change it.
-        let fault = unsafe {
-            let (grid, block) = (launch.grid.as_ptr(), launch.block.as_ptr());
-            let (args, count) = (pointers.as_mut_ptr(), pointers.len() as u32);
-            let fault = run(name.as_ptr(), grid, block, launch.shared, args, count, self.schedule);
-            if fault.is_null() { None } else { Some(CStr::from_ptr(fault).to_string_lossy().into_owned()) }
-        };
-        fault.map_or(Ok(()), |fault| Err(self.failed(kernel, fault)))
+        // SAFETY: the caller's promise.
+        unsafe { self.do_or_note(Work::Launch(*kernel, *launch, args.to_vec())) }
     }
 
     fn synchronize(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn record(&self) -> Result<EventId> {
+        Ok(EventId(self.begun.elapsed().as_nanos() as u64))
+    }
+
+    unsafe fn elapsed(&self, from: EventId, to: EventId) -> Result<Duration> {
+        Ok(Duration::from_nanos(to.0.saturating_sub(from.0)))
+    }
+
+    unsafe fn free_event(&self, _: EventId) {}
+
+    fn begin_capture(&self) -> Result<()> {
+        self.graphs().noted = Some(Vec::new());
+        Ok(())
+    }
+
+    fn end_capture(&self) -> Result<GraphId> {
+        let mut graphs = self.graphs();
+        let noted = graphs.noted.take().unwrap_or_default();
+        graphs.next += 1;
+        let id = graphs.next;
+        graphs.captured.insert(id, Arc::new(noted));
+        Ok(GraphId(id))
+    }
+
+    unsafe fn replay(&self, graph: GraphId) -> Result<()> {
+        let captured = self.graphs().captured.get(&graph.0).map(Arc::clone).unwrap_or_default();
+        for work in &*captured {
+            // SAFETY: the caller's promise: what the work needs is still there.
+            unsafe { self.do_now(work) }?;
+        }
+        Ok(())
+    }
+
+    unsafe fn free_graph(&self, graph: GraphId) {
+        self.graphs().captured.remove(&graph.0);
     }
 }
 

@@ -54,9 +54,41 @@ pub enum Error {
         /// What the compiler says.
         log: String,
     },
+    /// The driver does not take the code that was made for it: it is older than NVRTC.
+    #[error(
+        "cuda:{ordinal}: kernel {kernel}: the driver, for CUDA {}.{}, refuses what was compiled: {reason}; \
+         update the driver, or put an older NVRTC first on LD_LIBRARY_PATH",
+        driver.0, driver.1
+    )]
+    Refused {
+        /// The device's number.
+        ordinal: usize,
+        /// The kernel.
+        kernel: &'static str,
+        /// The CUDA version of the driver.
+        driver: (u32, u32),
+        /// What the driver says.
+        reason: String,
+    },
+    /// What cannot become part of a graph.
+    #[error("cuda:{ordinal}: in the capture of a graph: {what}")]
+    Capture {
+        /// The device's number.
+        ordinal: usize,
+        /// What was asked for, and what to do.
+        what: String,
+    },
     /// NVRTC, which compiles the kernels, is not installed.
-    #[error("NVRTC (libnvrtc.so) is not installed: install CUDA's, or `pip install nvidia-cuda-nvrtc` and put its folder on LD_LIBRARY_PATH")]
+    #[error(
+        "NVRTC (libnvrtc.so) is not installed: install CUDA's, or `pip install nvidia-cuda-nvrtc` and put its folder on LD_LIBRARY_PATH"
+    )]
     NoCompiler,
+    /// There is no C++ compiler, which the emulator needs.
+    #[error("the C++ compiler `{compiler}` does not run: install one, or name it in CXX")]
+    NoCxx {
+        /// What was tried.
+        compiler: String,
+    },
     /// Memory of another length than the operation needs.
     #[error("{op}: {what} takes {expected} bytes, got {got}")]
     Length {

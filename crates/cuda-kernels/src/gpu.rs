@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use bytemuck::{AnyBitPattern, NoUninit};
 
+use crate::blas::Blas;
 use crate::memory::{Block, MemoryStats, Pool};
+use crate::profile::Profile;
 use crate::{Arg, Backend, DevicePtr, Error, Kernel, Launch, Properties, Result};
 
 /// A device that kernels run on. Cheap to clone; clones are the same device.
 #[derive(Clone, Debug)]
 pub struct Gpu {
-    pool: Arc<Pool>,
+    pub(crate) pool: Arc<Pool>,
 }
 
 impl Gpu {
@@ -30,10 +32,15 @@ impl Gpu {
         &**self.pool.backend()
     }
 
+    /// The device's library for products of halves, if it is installed.
+    pub(crate) fn blas(&self) -> Option<&dyn Blas> {
+        self.backend().blas()
+    }
+
     /// A buffer of any content. One of no bytes has an address too.
     ///
     /// # Errors
-    /// [`Error::OutOfMemory`], [`Error::Call`].
+    /// [`Error::OutOfMemory`], [`Error::Call`]; [`Error::Capture`] in a capture if nothing that fits is kept.
     pub fn alloc(&self, bytes: usize) -> Result<Buffer> {
         Ok(Buffer { block: Arc::new(self.pool.take(bytes)?), range: 0..bytes })
     }
@@ -41,12 +48,10 @@ impl Gpu {
     /// A buffer of these elements.
     ///
     /// # Errors
-    /// As [`Gpu::alloc`].
+    /// As [`Gpu::alloc`]; [`Error::Capture`] in a capture.
     pub fn upload<T: NoUninit>(&self, elements: &[T]) -> Result<Buffer> {
-        let bytes = bytemuck::cast_slice(elements);
-        let buffer = self.alloc(bytes.len())?;
-        // SAFETY: the buffer is as long as the bytes.
-        unsafe { self.backend().upload(buffer.ptr(), bytes) }?;
+        let buffer = self.alloc(size_of_val(elements))?;
+        buffer.write(elements)?;
         Ok(buffer)
     }
 
@@ -57,14 +62,15 @@ impl Gpu {
     pub fn filled(&self, byte: u8, bytes: usize) -> Result<Buffer> {
         let buffer = self.alloc(bytes)?;
         // SAFETY: the buffer is as long.
-        unsafe { self.backend().fill(buffer.ptr(), byte, bytes) }?;
+        self.pool.work("fill", |backend| unsafe { backend.fill(buffer.ptr(), byte, bytes) })?;
         Ok(buffer)
     }
 
     /// Runs a kernel.
     ///
     /// # Errors
-    /// [`Error::Compile`], [`Error::NoCompiler`], [`Error::Launch`].
+    /// [`Error::Compile`], [`Error::NoCompiler`], [`Error::Refused`], [`Error::Launch`]; [`Error::Capture`] for
+    /// a kernel's first launch in a capture.
     ///
     /// # Safety
     /// As for [`Backend::launch`].
@@ -73,15 +79,15 @@ impl Gpu {
             return Ok(()); // a driver refuses what has nothing to do
         }
         // SAFETY: the caller's promise.
-        unsafe { self.backend().launch(kernel, &launch, args) }
+        self.pool.work(kernel.name, |backend| unsafe { backend.launch(kernel, &launch, args) })
     }
 
     /// Waits until everything is done.
     ///
     /// # Errors
-    /// [`Error::Call`], also for what went wrong in a launch before.
+    /// [`Error::Call`], also for what went wrong in a launch before; [`Error::Capture`] in a capture.
     pub fn synchronize(&self) -> Result<()> {
-        self.backend().synchronize()
+        self.pool.work_outside_graphs("waiting", |backend| backend.synchronize())
     }
 
     /// Bytes free on the device, and in all.
@@ -97,9 +103,23 @@ impl Gpu {
         self.pool.stats()
     }
 
-    /// Gives the device what is kept for later uses.
+    /// Gives the device what is kept for later uses; nothing in a capture.
     pub fn trim(&self) {
         self.pool.trim();
+    }
+
+    /// Begins to record where the device's time goes: see [`crate::profile`]. What was recorded before is
+    /// forgotten.
+    pub fn start_profile(&self) {
+        self.pool.recorder.start(self.backend());
+    }
+
+    /// Ends it, once everything before is done.
+    ///
+    /// # Errors
+    /// [`Error::Call`], also for what went wrong in a launch before.
+    pub fn stop_profile(&self) -> Result<Profile> {
+        self.pool.recorder.stop(self.backend())
     }
 }
 
@@ -116,8 +136,9 @@ impl Buffer {
         Gpu { pool: Arc::clone(&self.block.pool) }
     }
 
-    /// Where it begins.
+    /// Where it begins. In a capture: the graph uses it.
     pub fn ptr(&self) -> DevicePtr {
+        self.block.pool.used(&self.block);
         self.block.at + self.range.start as u64
     }
 
@@ -151,7 +172,7 @@ impl Buffer {
     ///
     /// # Errors
     /// [`Error::Call`], also for what went wrong in a launch before; [`Error::Length`] if they are no
-    /// whole elements.
+    /// whole elements; [`Error::Capture`] in a capture.
     pub fn download<T: AnyBitPattern + NoUninit>(&self) -> Result<Vec<T>> {
         let count = self.len() / size_of::<T>().max(1);
         let mut elements = vec![T::zeroed(); count];
@@ -160,23 +181,27 @@ impl Buffer {
             let (expected, got) = (bytes.len(), self.len());
             return Err(Error::Length { op: "download", what: "whole elements", expected, got });
         }
+        let from = self.ptr();
         // SAFETY: the range lies in the block.
-        unsafe { self.block.pool.backend().download(bytes, self.ptr()) }?;
+        let download = |backend: &dyn Backend| unsafe { backend.download(bytes, from) };
+        self.block.pool.work_outside_graphs("download", download)?;
         Ok(elements)
     }
 
     /// Copies elements over its first bytes.
     ///
     /// # Errors
-    /// [`Error::Length`] if they are more, [`Error::Call`].
+    /// [`Error::Length`] if they are more, [`Error::Call`]; [`Error::Capture`] in a capture.
     pub fn write<T: NoUninit>(&self, elements: &[T]) -> Result<()> {
         let bytes: &[u8] = bytemuck::cast_slice(elements);
         if bytes.len() > self.len() {
             let (expected, got) = (bytes.len(), self.len());
             return Err(Error::Length { op: "write", what: "the buffer", expected, got });
         }
+        let to = self.ptr();
         // SAFETY: the bytes fit into the range, which lies in the block.
-        unsafe { self.block.pool.backend().upload(self.ptr(), bytes) }
+        let upload = |backend: &dyn Backend| unsafe { backend.upload(to, bytes) };
+        self.block.pool.work_outside_graphs("upload", upload)
     }
 
     /// Copies another buffer of the device over its first bytes; they must not overlap.
@@ -192,8 +217,9 @@ impl Buffer {
             let (expected, got) = (from.len(), self.len());
             return Err(Error::Length { op: "copy", what: "a target apart", expected, got });
         }
+        let (to, at, bytes) = (self.ptr(), from.ptr(), from.len());
         // SAFETY: both lie in their blocks and do not overlap.
-        unsafe { self.block.pool.backend().copy(self.ptr(), from.ptr(), from.len()) }
+        self.block.pool.work("copy", |backend| unsafe { backend.copy(to, at, bytes) })
     }
 
     /// As a kernel's argument, if it has at least `bytes` bytes and begins at a multiple of

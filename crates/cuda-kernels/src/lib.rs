@@ -9,22 +9,33 @@
 //! the first of its kernels is launched ([`compile`]), and a folder keeps it. Nothing of CUDA is needed to build,
 //! and nothing is loaded before it is asked for.
 //!
+//! A step that is the same each time becomes a [`Graph`] ([`Gpu::capture`]); [`profile`] tells where the
+//! device's time goes.
+//!
 //! What is not here: tensors and their types (`tensor`), which kernel a model needs (`model`).
 
-
 mod backend;
+pub mod blas;
 pub mod compile;
 pub mod driver;
 #[cfg(feature = "emulator")]
 pub mod emulator;
 mod error;
+mod gate;
 mod gpu;
+mod graph;
+mod measure;
 mod memory;
+pub mod nvtx;
 pub mod ops;
+pub mod profile;
 pub mod source;
+mod staging;
 
-pub use backend::{Arg, Backend, DevicePtr, Launch, Properties};
+pub use backend::{Arg, Backend, DevicePtr, EventId, GraphId, Launch, Properties};
 pub use error::{Error, Result};
 pub use gpu::{Buffer, Gpu};
+pub use graph::Graph;
+pub use measure::Event;
 pub use memory::MemoryStats;
 pub use source::{Kernel, Source};

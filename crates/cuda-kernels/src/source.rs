@@ -16,6 +16,10 @@ pub const HEADERS: &[Source] = &[
     Source { name: "common.cuh", text: include_str!("../kernels/common.cuh") },
     Source { name: "attention.cuh", text: include_str!("../kernels/attention.cuh") },
     Source { name: "blocks.cuh", text: include_str!("../kernels/blocks.cuh") },
+    Source { name: "gemv.cuh", text: include_str!("../kernels/gemv.cuh") },
+    Source { name: "gemm.cuh", text: include_str!("../kernels/gemm.cuh") },
+    Source { name: "reduce.cuh", text: include_str!("../kernels/reduce.cuh") },
+    Source { name: "chunks.cuh", text: include_str!("../kernels/chunks.cuh") },
 ];
 
 macro_rules! sources {
@@ -32,14 +36,30 @@ sources! {
     ATTENTION_DECODE = "attention_decode.cu";
     /// Attention of many rows of a sequence.
     ATTENTION_PREFILL = "attention_prefill.cu";
+    /// What a device can do at most.
+    CEILINGS = "ceilings.cu";
     /// Blocks to plain numbers.
     DEQUANTIZE = "dequantize.cu";
+    /// Blocks of code books to plain numbers.
+    DEQUANTIZE_IQ = "dequantize_iq.cu";
+    /// NF4, FP4, GPTQ and AWQ to plain numbers.
+    DEQUANTIZE_PACKED = "dequantize_packed.cu";
     /// Operations on each element.
     ELEMENTWISE = "elementwise.cu";
     /// Matrix products on tensor cores.
     GEMM = "gemm.cu";
+    /// Matrix products with weights in GGML's blocks.
+    GEMM_BLOCKS = "gemm_blocks.cu";
+    /// Matrix products with weights of 4 bits.
+    GEMM_W4A16 = "gemm_w4a16.cu";
+    /// Matrix products of INT8.
+    GEMM_W8A8 = "gemm_w8a8.cu";
     /// Products of a few rows with a matrix of blocks.
     GEMV = "gemv.cu";
+    /// Products of a few rows with a matrix of floats.
+    GEMV_FLOAT = "gemv_float.cu";
+    /// Products of a few rows with a matrix of 4 bits in groups of 128.
+    GEMV_W4A16 = "gemv_w4a16.cu";
     /// RMSNorm and LayerNorm.
     NORM = "norm.cu";
     /// Plain numbers to blocks.
@@ -77,7 +97,8 @@ impl Source {
     pub fn hash(&self, further: &[&str]) -> String {
         let mut hash = Sha256::new();
         let headers = HEADERS.iter().flat_map(|h| [h.name, h.text]);
-        for part in [self.name, self.text].into_iter().chain(headers).chain(further.iter().copied()) {
+        for part in [self.name, self.text].into_iter().chain(headers).chain(further.iter().copied())
+        {
             hash.update((part.len() as u64).to_le_bytes());
             hash.update(part.as_bytes());
         }

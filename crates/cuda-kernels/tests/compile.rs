@@ -4,11 +4,39 @@
 //! With `KERNEL_TABLE=FILE` the registers and shared memory of each kernel are written there as Markdown.
 
 use std::fmt::Write;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cuda_kernels::compile::Nvrtc;
+use cuda_kernels::compile::{KernelReport, Nvrtc};
 use cuda_kernels::source;
 
 const ARCHITECTURES: [&str; 2] = ["sm_80", "sm_90a"];
+
+/// What each source takes on each architecture, compiled on all processors.
+fn compiled(nvrtc: Nvrtc) -> Vec<[Vec<KernelReport>; 2]> {
+    let (next, count) = (AtomicUsize::new(0), 2 * source::ALL.len());
+    let reports = Mutex::new(vec![Default::default(); source::ALL.len()]);
+    let work = || {
+        loop {
+            let i = next.fetch_add(1, Ordering::Relaxed);
+            if i >= count {
+                return;
+            }
+            let (source, architecture) = (source::ALL[i / 2], ARCHITECTURES[i % 2]);
+            let report =
+                nvrtc.compile(source, architecture).unwrap_or_else(|e| panic!("{e}")).report();
+            assert!(!report.is_empty(), "{}: no kernel", source.name);
+            let mut reports: std::sync::MutexGuard<'_, Vec<[_; 2]>> = reports.lock().unwrap();
+            reports[i / 2][i % 2] = report;
+        }
+    };
+    std::thread::scope(|scope| {
+        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+            scope.spawn(work);
+        }
+    });
+    reports.into_inner().unwrap()
+}
 
 #[test]
 fn every_kernel_compiles_and_none_spills() {
@@ -20,29 +48,32 @@ fn every_kernel_compiles_and_none_spills() {
             return;
         }
     };
-    let mut table = String::from("| source | kernel | sm_80: registers, shared bytes | sm_90a |\n|---|---|---:|---:|\n");
+    let (major, minor) = nvrtc.version();
+    let [a, b] = ARCHITECTURES;
+    let mut table = format!(
+        "By NVRTC {major}.{minor}: registers of a thread, bytes of static shared memory of a block.\n\n\
+         | source | kernel | {a}: registers | shared | {b}: registers | shared |\n\
+         |---|---|---:|---:|---:|---:|\n"
+    );
     let mut spilled = Vec::new();
-    for source in source::ALL {
-        let [old, new] = ARCHITECTURES.map(|architecture| {
-            let report = nvrtc.compile(source, architecture).unwrap_or_else(|e| panic!("{e}")).report();
-            assert!(!report.is_empty(), "{}: no kernel", source.name);
+    for (source, reports) in source::ALL.iter().zip(compiled(nvrtc)) {
+        for (architecture, report) in ARCHITECTURES.iter().zip(&reports) {
             for k in report.iter().filter(|k| k.spill_stores + k.spill_loads > 0) {
                 spilled.push(format!("{} for {architecture}: {k:?}", source.name));
             }
-            report
-        });
+        }
+        let [old, new] = reports;
+        assert_eq!(old.len(), new.len(), "{}", source.name);
         for (a, b) in old.iter().zip(&new) {
             assert_eq!(a.kernel, b.kernel);
-            let (name, kernel) = (source.name, &a.kernel);
             let _ = writeln!(
                 table,
-                "| {name} | `{kernel}` | {}, {} | {}, {} |",
-                a.registers, a.shared, b.registers, b.shared
+                "| `{}` | `{}` | {} | {} | {} | {} |",
+                source.name, a.kernel, a.registers, a.shared, b.registers, b.shared
             );
         }
     }
-    let (major, minor) = nvrtc.version();
-    println!("NVRTC {major}.{minor}\n{table}");
+    println!("{table}");
     if let Some(file) = std::env::var_os("KERNEL_TABLE") {
         std::fs::write(file, table).unwrap();
     }

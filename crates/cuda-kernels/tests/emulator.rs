@@ -1,5 +1,7 @@
 //! The emulator sees faults that are planted for it, and is what PTX says of the instructions.
 
+mod common;
+
 use std::process::Command;
 
 use cuda_kernels::emulator::Emulator;
@@ -27,6 +29,9 @@ fn turned(name: &'static str, threads: u32, schedule: u64) -> Vec<f32> {
 
 #[test]
 fn a_missing_barrier_shows() {
+    if !common::emulator() {
+        return;
+    }
     let want: Vec<f32> = (0..64).rev().map(|i| i as f32).collect();
     for schedule in 0..4 {
         assert_eq!(turned("planted_race_mended", 64, schedule), want);
@@ -36,11 +41,17 @@ fn a_missing_barrier_shows() {
 
 #[test]
 fn a_copy_that_nobody_waits_for_shows() {
+    if !common::emulator() {
+        return;
+    }
     assert!(turned("planted_no_wait", 32, 0).iter().all(|x| x.is_nan()));
 }
 
 #[test]
 fn threads_that_part_are_a_fault() {
+    if !common::emulator() {
+        return;
+    }
     let gpu = Emulator::gpu(0);
     let out = gpu.alloc(256).unwrap();
     for (name, threads, says) in [
@@ -91,6 +102,9 @@ fn sanitized(test: &str) -> Option<String> {
 
 #[test]
 fn address_sanitizer_sees_what_is_out_of_bounds() {
+    if !common::emulator() {
+        return;
+    }
     for (test, says) in [
         ("overrun_of_global_memory", "heap-buffer-overflow"),
         ("overrun_of_shared_memory", "heap-buffer-overflow"),

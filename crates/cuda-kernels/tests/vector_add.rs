@@ -17,7 +17,8 @@ fn sums_are_those_of_the_formula() {
         let mut bytes = || -> Vec<i8> { (0..n).map(|_| random.next_u32() as i8).collect() };
         let (a, b) = (bytes(), bytes());
         let want = |i: usize| {
-            let number = |q: i8, is: Affine| f64::from(is.scale) * f64::from(i32::from(q) - is.zero_point);
+            let number =
+                |q: i8, is: Affine| f64::from(is.scale) * f64::from(i32::from(q) - is.zero_point);
             let sum = (number(a[i], a_is) + number(b[i], b_is)) / f64::from(out_is.scale);
             sum + f64::from(out_is.zero_point)
         };
@@ -33,7 +34,10 @@ fn sums_are_those_of_the_formula() {
                     let error = (f64::from(q) - want(i).clamp(-128.0, 127.0)).abs();
                     assert!(error <= 0.5001, "{name}, {kernel:?}: {n}, {i}: {q}, not {}", want(i));
                 }
-                assert!(got[n..].iter().all(|&q| q == -1), "{name}, {kernel:?}: written beyond {n}");
+                assert!(
+                    got[n..].iter().all(|&q| q == -1),
+                    "{name}, {kernel:?}: written beyond {n}"
+                );
             }
         });
     }
@@ -48,7 +52,10 @@ fn buffers_that_do_not_fit_are_refused() {
             quantized_vector_add(gpu, VectorAdd::Wide, 32, (a, unit), (&long, unit), (out, unit))
         };
         assert!(matches!(add(&short, &long), Err(Error::Length { expected: 32, got: 31, .. })));
-        assert!(matches!(add(&long.slice(8..64), &long), Err(Error::Alignment { alignment: 16, .. })));
+        assert!(matches!(
+            add(&long.slice(8..64), &long),
+            Err(Error::Alignment { alignment: 16, .. })
+        ));
         assert!(add(&long, &long.slice(16..64)).is_ok());
     });
 }

@@ -10,6 +10,7 @@ use model::{Batch, Model, Outputs};
 use paged_kv::{CacheSalt, PagedStorage, SeqId};
 use scheduler::{Request, RequestId, Scheduler, TenantId, Work};
 use tensor::Tensor;
+use tensor::kv::KvError;
 use tokenizer::{DecodeOptions, Tokenizer};
 use tokio::sync::oneshot;
 
@@ -80,7 +81,7 @@ impl<'m> Worker<'m> {
             tokenizer,
             shared,
             scheduler,
-            storage: PagedStorage::new(layout, &config.kv)?,
+            storage: PagedStorage::on(model.compute().device(), layout, &config.kv)?,
             pace: Pace::new(config.max_batch_tokens),
             requests: HashMap::new(),
             embedder: Embedder::default(),
@@ -213,7 +214,10 @@ impl<'m> Worker<'m> {
         if step.work.is_empty() && step.is_quiet() {
             return false;
         }
-        self.storage.transfer(&step.swap_out, &step.swap_in, &step.copies);
+        let moved = self.storage.transfer(&step.swap_out, &step.swap_in, &step.copies);
+        if let Err(error) = moved {
+            return self.lose_blocks(&error);
+        }
         self.batch.clear();
         self.work.clear();
         self.outputs.logits.clear();
@@ -319,6 +323,17 @@ impl<'m> Worker<'m> {
             self.end(id, Some(error));
         }
         None
+    }
+
+    /// Blocks were not copied where the scheduler thinks they are: nobody's can be trusted.
+    fn lose_blocks(&mut self, error: &KvError) -> bool {
+        tracing::error!(%error, "blocks were not copied; every request ends");
+        self.scheduler.abandoned();
+        let ids: Vec<RequestId> = self.requests.keys().copied().collect();
+        for id in ids {
+            self.end(id, Some(GenerationError::Model(error.to_string())));
+        }
+        true
     }
 
     fn snapshot(&self) -> Snapshot {

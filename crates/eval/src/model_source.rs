@@ -3,15 +3,14 @@
 use model::config::Position;
 use model::{Batch, Model, Outputs};
 use tensor::DType;
-use tensor::kv::{ContiguousKvCache, KvCache, SeqId};
+use tensor::kv::{KvCache, SeqId};
 
 use crate::{EvalError, LogitsSource, Piece};
 
 /// A decoder with a key-value cache for the windows under way.
-#[derive(Debug)]
 pub struct ModelLogits<'m> {
     model: &'m Model,
-    cache: ContiguousKvCache,
+    cache: Box<dyn KvCache>,
     windows: usize,
     vocabulary: usize,
     positions: Option<usize>,

@@ -2,7 +2,7 @@
 
 use tensor::kv::KvCache;
 use tensor::profile::Work;
-use tensor::{Activation, AttentionRow, AttentionSpec, Compute, Rope, Tensor};
+use tensor::{Activation, AttentionRow, AttentionSpec, Compute, Device, Rope, Tensor};
 
 use crate::Error;
 use crate::batch::{Plan, Span, Tap};
@@ -46,10 +46,11 @@ impl<'a> Eager<'a> {
     }
 
     /// Lets the tap see the input of a layer.
-    fn show(&mut self, layer: &Linear, x: &Tensor) {
+    fn show(&mut self, layer: &Linear, x: &Tensor) -> Result<(), Error> {
         if let Some(tap) = &mut self.tap {
-            tap.linear_input(&layer.name, x);
+            tap.linear_input(&layer.name, &x.to_device(&Device::Cpu)?);
         }
+        Ok(())
     }
 }
 
@@ -63,7 +64,7 @@ impl Ops for Eager<'_> {
     }
 
     fn linear(&mut self, layer: &Linear, x: &Tensor) -> Result<Tensor, Error> {
-        self.show(layer, x);
+        self.show(layer, x)?;
         Ok(self.compute.linear(x, &layer.weight, layer.bias.as_ref())?)
     }
 
@@ -120,7 +121,8 @@ impl Ops for Eager<'_> {
         let columns = |row: &Vec<(usize, f32)>| row.iter().map(|&(column, _)| column).collect();
         Ok(TopK {
             columns: ranked.iter().map(columns).collect(),
-            values: Tensor::from_vec([ranked.len(), k], values)?,
+            values: Tensor::from_vec([ranked.len(), k], values)?
+                .to_device(&self.compute.device())?,
         })
     }
 
@@ -139,6 +141,7 @@ impl Ops for Eager<'_> {
         weights: &Tensor,
         to: &[Routed],
     ) -> Result<Tensor, Error> {
+        let weights = weights.to_device(&Device::Cpu)?;
         let (all, k) = (weights.as_f32()?, weights.cols());
         let rows: Vec<usize> = to.iter().map(|r| r.row).collect();
         let weights: Vec<f32> = to.iter().map(|r| all[r.row * k + r.rank]).collect();
@@ -193,7 +196,7 @@ impl Ops for Eager<'_> {
         x: &Tensor,
     ) -> Result<[Tensor; N], Error> {
         for layer in layers {
-            self.show(layer, x);
+            self.show(layer, x)?;
         }
         Ok(self.compute.linears(x, layers.map(|l| (&l.weight, l.bias.as_ref())))?)
     }

@@ -3,9 +3,9 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tensor::kv::{ContiguousKvCache, KvCache, KvLayout};
+use tensor::kv::{ContiguousKvCache, KvCache, KvLayout, SlotKvCache};
 use tensor::profile::Work;
-use tensor::{Compute, DType, Tensor};
+use tensor::{Compute, DType, Device, Tensor};
 
 use crate::batch::{Batch, Forward, Outputs, Plan, Tap};
 use crate::config::{ModelConfig, Position};
@@ -79,13 +79,12 @@ impl Model {
         options: impl Into<LoadOptions<'a>>,
     ) -> Result<Self, Error> {
         let mut options = options.into();
-        let device = compute.device();
         let mut packed = repack::repacked(&config, source, &compute, &mut options)?;
         let mut weights = Vec::new();
         let wrap = &mut |name: &str, tensor: Tensor| {
             let weight = match packed.remove(name) {
                 Some(packed) => packed,
-                None => tensor.to_device(&device)?,
+                None => compute.place(&tensor)?,
             };
             if options.warm_up {
                 weights.push(weight.clone());
@@ -161,14 +160,17 @@ impl Model {
         }
     }
 
-    /// A cache in one piece a sequence that stores `dtype` and has `capacity` slots over all
-    /// sequences.
+    /// A cache where the model runs that stores `dtype` and has `capacity` slots over all sequences: on
+    /// the processor in one piece a sequence, on a GPU slot by slot.
     ///
     /// # Errors
     /// [`Error::WrongFamily`] for an encoder, [`Error::Kv`] for a type that a cache cannot hold.
-    pub fn new_cache(&self, dtype: DType, capacity: usize) -> Result<ContiguousKvCache, Error> {
+    pub fn new_cache(&self, dtype: DType, capacity: usize) -> Result<Box<dyn KvCache>, Error> {
         let layout = self.decoder()?.config.kv_layout(dtype);
-        Ok(ContiguousKvCache::new(layout, capacity)?)
+        Ok(match self.compute.device() {
+            Device::Cpu => Box::new(ContiguousKvCache::new(layout, capacity)?),
+            device => Box::new(SlotKvCache::new(layout, capacity, device)?),
+        })
     }
 
     /// Computes a ragged batch: the rows' keys and values go into the cache, the results asked for
@@ -279,7 +281,7 @@ impl Model {
             let rows: Vec<usize> = rows.iter().map(of_row).collect();
             Ok(self.compute.gather_rows(&states, &rows)?)
         };
-        let hidden = pick(&outputs.hidden)?;
+        let hidden = pick(&outputs.hidden)?.to_device(&Device::Cpu)?;
         let logits = match outputs.logits.is_empty() {
             true => self.compute.zeros([0, decoder.config.vocab_size])?,
             false => {
@@ -288,6 +290,7 @@ impl Model {
                 decoder.logits(ops, &states)?
             }
         };
+        let logits = logits.to_device(&Device::Cpu)?;
         Ok(Forward { logits, hidden })
     }
 
@@ -314,7 +317,8 @@ impl Model {
         let positions: Vec<u32> = lengths.iter().flat_map(|&n| 0..n as u32).collect();
         let types = vec![0; tokens.len()];
         let ops = &mut Eager::bidirectional(&self.compute, &lengths, None);
-        encoder.hidden(ops, EncoderInput { tokens: &tokens, positions: &positions, types: &types })
+        let input = EncoderInput { tokens: &tokens, positions: &positions, types: &types };
+        Ok(encoder.hidden(ops, input)?.to_device(&Device::Cpu)?)
     }
 }
 

@@ -1,7 +1,7 @@
 //! After warm-up a step's memory is used again.
 
 use model::{Batch, Model, Outputs};
-use tensor::kv::{ContiguousKvCache, KvCache, SeqId};
+use tensor::kv::{KvCache, SeqId};
 use tensor::{Compute, DType, Tensor};
 
 const SEQ: SeqId = SeqId(0);
@@ -15,7 +15,7 @@ fn bard() -> Model {
 fn decode(
     model: &Model,
     (batch, outputs): (&mut Batch, &Outputs),
-    cache: &mut ContiguousKvCache,
+    cache: &mut dyn KvCache,
     mut token: u32,
     steps: usize,
 ) -> u32 {

@@ -74,7 +74,7 @@ fn a_prefill_without_outputs_fills_the_cache() {
 }
 
 /// The model, and a cache with `n` tokens of a sequence in it.
-fn begun(name: &str, capacity: usize, n: usize) -> (Model, ContiguousKvCache, Vec<u32>) {
+fn begun(name: &str, capacity: usize, n: usize) -> (Model, Box<dyn KvCache>, Vec<u32>) {
     let folder = fixture(name);
     let (model, ids) = (open(&folder), ids(&folder));
     let mut cache = model.new_cache(DType::F32, capacity).unwrap();
@@ -136,7 +136,7 @@ fn a_full_cache_is_refused_whole() {
 }
 
 /// A cache that fails in the middle of a forward.
-struct Failing(ContiguousKvCache);
+struct Failing(Box<dyn KvCache>);
 
 impl KvCache for Failing {
     fn layout(&self) -> &KvLayout {

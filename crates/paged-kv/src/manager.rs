@@ -236,6 +236,11 @@ impl<S: BuildHasher> KvCacheManager<S> {
             let block = self.take_block();
             self.get_mut(seq).table.blocks.push(block);
         }
+        // Blocks that a sequence gave back together lie behind each other: in order they are one run again,
+        // which attention reads without copying.
+        let blocks = &mut self.get_mut(seq).table.blocks;
+        let first = blocks.len() - new;
+        blocks[first..].sort_unstable();
         self.counters.table_entries += new;
         let block_size = self.config.block_size;
         let sequence = self.get_mut(seq);

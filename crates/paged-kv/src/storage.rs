@@ -27,7 +27,8 @@
 use std::hash::BuildHasher;
 use std::ops::Range;
 
-use tensor::kv::{KvCache, KvError, KvLayout, KvRun, KvRunMut};
+use tensor::Device;
+use tensor::kv::{KvCache, KvError, KvLayout, KvPages, KvRun, KvRunMut, KvStorage};
 
 use crate::{BlockCopy, BlockId, KvCacheConfig, KvCacheManager, SeqId, SwapCopy};
 
@@ -45,83 +46,93 @@ impl From<tensor::kv::SeqId> for SeqId {
 
 /// The bytes of all blocks, on the device and on the host.
 ///
-/// Memory is taken from the system block by block, as it is first written.
+/// On the processor memory is taken from the system block by block, as it is first written.
 #[derive(Debug)]
 pub struct PagedStorage {
-    layout: KvLayout,
     block_size: usize,
-    device: Blocks,
-    host: Blocks,
+    device: KvStorage,
+    host: KvStorage,
     /// Slots that the forward under way has reserved, by sequence.
     reserved: Vec<(SeqId, usize)>,
 }
 
-/// Per layer, keys then values: `[blocks * block_size, width]` elements each.
-#[derive(Debug)]
-struct Blocks(Vec<[Vec<u8>; 2]>);
-
 impl PagedStorage {
-    /// Room for the blocks of a configuration, of a model's layout.
+    /// Room for the blocks of a configuration, of a model's layout, on the processor.
     ///
     /// # Errors
-    /// Those of [`KvLayout::check`]; [`KvError::OutOfSpace`] where the bytes cannot be counted or the
-    /// system does not give them.
+    /// Those of [`KvStorage::new`].
     pub fn new(layout: KvLayout, config: &KvCacheConfig) -> Result<Self, KvError> {
-        layout.check()?;
-        let room = |blocks: u32| -> Result<Blocks, KvError> {
+        Self::on(Device::Cpu, layout, config)
+    }
+
+    /// The same with the blocks that a forward uses on `device`.
+    ///
+    /// # Errors
+    /// Those of [`KvStorage::new`].
+    pub fn on(device: Device, layout: KvLayout, config: &KvCacheConfig) -> Result<Self, KvError> {
+        let room = |blocks: u32, device| {
             let slots = (blocks as usize).checked_mul(config.block_size);
-            let none = || KvError::OutOfSpace { needed: slots.unwrap_or(usize::MAX), free: 0 };
-            let side = slots.and_then(|slots| slots.checked_mul(layout.slot_bytes()));
-            let side = side.ok_or_else(none)?;
-            // Zeroed memory is the system's to refuse, and a refusal would end the process: it is
-            // asked for, whole, and given back first.
-            let all = side.checked_mul(2 * layout.layers).ok_or_else(none)?;
-            Vec::<u8>::new().try_reserve_exact(all).map_err(|_| none())?;
-            Ok(Blocks((0..layout.layers).map(|_| [vec![0; side], vec![0; side]]).collect()))
+            let slots = slots.ok_or(KvError::OutOfSpace { needed: usize::MAX, free: 0 })?;
+            KvStorage::new(layout.clone(), slots, device)
         };
-        let (device, host) = (room(config.blocks)?, room(config.host_blocks)?);
-        Ok(Self { layout, block_size: config.block_size, device, host, reserved: Vec::new() })
+        let (device, host) = (room(config.blocks, device)?, room(config.host_blocks, Device::Cpu)?);
+        Ok(Self { block_size: config.block_size, device, host, reserved: Vec::new() })
     }
 
     /// What it stores.
     pub fn layout(&self) -> &KvLayout {
-        &self.layout
+        self.device.layout()
     }
 
     /// Bytes of one block: all layers, keys and values.
     pub fn block_bytes(&self) -> usize {
-        self.block_size * self.layout.bytes_per_token()
+        self.block_size * self.layout().bytes_per_token()
     }
 
     /// Does a step's copies, in the order in which they must be done: blocks to the host, so that
     /// theirs are free; blocks back from there; copies on write.
-    pub fn transfer(&mut self, out: &[SwapCopy], back: &[SwapCopy], copies: &[BlockCopy]) {
-        out.iter().for_each(|&copy| self.swap_out(copy));
-        back.iter().for_each(|&copy| self.swap_in(copy));
-        copies.iter().for_each(|&copy| self.copy(copy));
+    ///
+    /// # Errors
+    /// [`KvError::Device`], on a GPU alone.
+    pub fn transfer(
+        &mut self,
+        out: &[SwapCopy],
+        back: &[SwapCopy],
+        copies: &[BlockCopy],
+    ) -> Result<(), KvError> {
+        out.iter().try_for_each(|&copy| self.swap_out(copy))?;
+        back.iter().try_for_each(|&copy| self.swap_in(copy))?;
+        copies.iter().try_for_each(|&copy| self.copy(copy))
     }
 
     /// Copies the filled slots of a block, before the copy is written to.
-    pub fn copy(&mut self, copy: BlockCopy) {
+    ///
+    /// # Errors
+    /// As [`transfer`](Self::transfer).
+    pub fn copy(&mut self, copy: BlockCopy) -> Result<(), KvError> {
         let from = self.slots(copy.from, 0..copy.slots);
         let to = self.slots(copy.to, 0..copy.slots).start;
-        for side in self.device.0.iter_mut().flatten() {
-            side.copy_within(from.clone(), to);
-        }
+        self.device.copy_within(from, to)
     }
 
     /// Copies a block to the host.
-    pub fn swap_out(&mut self, copy: SwapCopy) {
+    ///
+    /// # Errors
+    /// As [`transfer`](Self::transfer).
+    pub fn swap_out(&mut self, copy: SwapCopy) -> Result<(), KvError> {
         let [from, to] =
             [copy.device, copy.host].map(|block| self.slots(block, 0..self.block_size));
-        copy_blocks(&self.device, from, &mut self.host, to);
+        self.device.copy_to(from, &mut self.host, to.start)
     }
 
     /// Copies a block back from the host.
-    pub fn swap_in(&mut self, copy: SwapCopy) {
+    ///
+    /// # Errors
+    /// As [`transfer`](Self::transfer).
+    pub fn swap_in(&mut self, copy: SwapCopy) -> Result<(), KvError> {
         let [from, to] =
             [copy.host, copy.device].map(|block| self.slots(block, 0..self.block_size));
-        copy_blocks(&self.host, from, &mut self.device, to);
+        self.host.copy_to(from, &mut self.device, to.start)
     }
 
     /// The cache of a forward, whose rows must have been [appended](KvCacheManager::append) to their
@@ -134,17 +145,16 @@ impl PagedStorage {
         PagedKvCache { storage: self, manager }
     }
 
-    /// The bytes of slots of a block, in each layer's keys and in its values.
+    /// The storage's slots of those of a block.
     fn slots(&self, block: BlockId, slots: Range<usize>) -> Range<usize> {
         let first = block.0 as usize * self.block_size;
-        let bytes = self.layout.slot_bytes();
-        (first + slots.start) * bytes..(first + slots.end) * bytes
+        first + slots.start..first + slots.end
     }
-}
 
-fn copy_blocks(from: &Blocks, source: Range<usize>, to: &mut Blocks, target: Range<usize>) {
-    for (from, to) in from.0.iter().flatten().zip(to.0.iter_mut().flatten()) {
-        to[target.clone()].copy_from_slice(&from[source.clone()]);
+    /// The bytes of slots of a block, in each layer's keys and in its values.
+    fn bytes(&self, block: BlockId, slots: Range<usize>) -> Range<usize> {
+        let (slots, bytes) = (self.slots(block, slots), self.layout().slot_bytes());
+        slots.start * bytes..slots.end * bytes
     }
 }
 
@@ -198,7 +208,7 @@ impl<S: BuildHasher + Send + Sync> PagedKvCache<'_, S> {
         let table = self.manager.table(seq).map_err(|_| none)?;
         let mut piece: Option<(Range<usize>, usize)> = None;
         for run in table.runs(slots, self.storage.block_size) {
-            let bytes = self.storage.slots(run.block, run.offset..run.offset + run.len);
+            let bytes = self.storage.bytes(run.block, run.offset..run.offset + run.len);
             match &mut piece {
                 Some((whole, slots)) if whole.end == bytes.start => {
                     whole.end = bytes.end;
@@ -220,7 +230,7 @@ impl<S: BuildHasher + Send + Sync> PagedKvCache<'_, S> {
 
 impl<S: BuildHasher + Send + Sync> KvCache for PagedKvCache<'_, S> {
     fn layout(&self) -> &KvLayout {
-        &self.storage.layout
+        self.storage.layout()
     }
 
     fn len(&self, seq: tensor::kv::SeqId) -> usize {
@@ -246,13 +256,16 @@ impl<S: BuildHasher + Send + Sync> KvCache for PagedKvCache<'_, S> {
         each: &mut dyn FnMut(KvRunMut<'_>),
     ) -> Result<(), KvError> {
         // Layers are taken out so that the tables can be read while their bytes are written.
-        let mut sides = std::mem::take(&mut self.storage.device.0[layer]);
+        let Some(place) = self.storage.device.host_mut(layer) else { return Ok(()) };
+        let mut sides = std::mem::take(place);
         let [keys, values] = &mut sides;
         let done = self.pieces(seq.into(), slots, |bytes, len| {
             let (keys, values) = (&mut keys[bytes.clone()], &mut values[bytes]);
             each(KvRunMut { keys, values, len });
         });
-        self.storage.device.0[layer] = sides;
+        if let Some(place) = self.storage.device.host_mut(layer) {
+            *place = sides;
+        }
         done
     }
 
@@ -263,10 +276,25 @@ impl<S: BuildHasher + Send + Sync> KvCache for PagedKvCache<'_, S> {
         slots: Range<usize>,
         out: &mut Vec<KvRun<'a>>,
     ) -> Result<(), KvError> {
-        let [keys, values] = &self.storage.device.0[layer];
+        let Some([keys, values]) = self.storage.device.host(layer) else { return Ok(()) };
         self.pieces(seq.into(), slots, |bytes, len| {
             out.push(KvRun { keys: &keys[bytes.clone()], values: &values[bytes], len });
         })
+    }
+
+    fn pages(&self) -> Option<KvPages<'_>> {
+        let PagedStorage { device: storage, block_size, .. } = &*self.storage;
+        let on_gpu = storage.device() != Device::Cpu;
+        on_gpu.then_some(KvPages { storage, page_slots: *block_size })
+    }
+
+    fn page_table(&self, seq: tensor::kv::SeqId, table: &mut Vec<i32>) -> Result<(), KvError> {
+        let slots = 0..self.slots_of(seq.into());
+        let none = KvError::NoSuchSlot { seq, slot: slots.end, len: 0 };
+        let blocks = self.manager.table(seq.into()).map_err(|_| none)?;
+        let runs = blocks.runs(slots, self.storage.block_size);
+        table.extend(runs.map(|run| run.block.0.cast_signed()));
+        Ok(())
     }
 
     fn keep(
@@ -289,15 +317,17 @@ impl<S: BuildHasher + Send + Sync> KvCache for PagedKvCache<'_, S> {
             next = slot + 1;
         }
         for (to, &from) in (prefix..).zip(kept) {
-            let at = |slot: usize| -> Result<Range<usize>, KvError> {
-                let mut found = 0..0;
-                self.pieces(seq, slot..slot + 1, |bytes, _| found = bytes)?;
+            if from == to {
+                continue;
+            }
+            let size = self.storage.layout().slot_bytes();
+            let at = |slot: usize| -> Result<usize, KvError> {
+                let mut found = 0;
+                self.pieces(seq, slot..slot + 1, |bytes, _| found = bytes.start / size)?;
                 Ok(found)
             };
             let (from, to) = (at(from)?, at(to)?);
-            for side in self.storage.device.0.iter_mut().flatten() {
-                side.copy_within(from.clone(), to.start);
-            }
+            self.storage.device.copy_within(from..from + 1, to)?;
         }
         self.set_reserved(seq, prefix + kept.len() - committed);
         Ok(())

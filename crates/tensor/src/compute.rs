@@ -20,6 +20,8 @@ pub struct Compute {
     activations: Activations,
     attention: AttentionAlgorithm,
     buffers: Arc<Buffers>,
+    #[cfg(feature = "cuda")]
+    gpu: Option<crate::ops::cuda::GpuState>,
 }
 
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ impl Compute {
             activations: Activations::default(),
             attention: AttentionAlgorithm::Tiled,
             buffers: Arc::new(Buffers::new()),
+            #[cfg(feature = "cuda")]
+            gpu: None,
         }
     }
 
@@ -47,7 +51,18 @@ impl Compute {
     /// # Errors
     /// [`crate::Error::DeviceUnavailable`] says what is missing.
     pub fn on(device: Device) -> Result<Self> {
-        Ok(Self { device: device.available()?, ..Self::cpu() })
+        let device = device.available()?;
+        #[cfg(feature = "cuda")]
+        let gpu = match device {
+            Device::Cpu => None,
+            Device::Cuda(ordinal) => Some(crate::ops::cuda::GpuState::open(ordinal)?),
+        };
+        Ok(Self {
+            device,
+            #[cfg(feature = "cuda")]
+            gpu,
+            ..Self::cpu()
+        })
     }
 
     /// The same with a pool of its own of `threads` threads.
@@ -83,6 +98,24 @@ impl Compute {
     #[must_use]
     pub fn with_attention(self, attention: AttentionAlgorithm) -> Self {
         Self { attention, ..self }
+    }
+
+    #[cfg(feature = "cuda")]
+    pub(crate) fn gpu(&self) -> Option<&crate::ops::cuda::GpuState> {
+        self.gpu.as_ref()
+    }
+
+    /// A weight where operations run, sharing its storage if it is there: on a GPU blocks of a type that no
+    /// kernel takes become f16.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn place(&self, weight: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &self.gpu {
+            return gpu.place(weight);
+        }
+        weight.to_device(&self.device)
     }
 
     /// Where operations run.
@@ -132,6 +165,10 @@ impl Compute {
         let shape = shape.into();
         if shape.elements().is_none() {
             return Err(Error::Bytes { dtype: blocks::DType::F32, shape, bytes: 0 });
+        }
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &self.gpu {
+            return gpu.zeros(shape);
         }
         let mut zeros = self.unwritten([shape.rows(), shape.cols()]);
         zeros.as_f32_mut()?.fill(0.0);

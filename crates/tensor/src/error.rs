@@ -78,6 +78,10 @@ pub enum Error {
         /// What is missing, and what to do.
         reason: String,
     },
+    /// What a GPU or its driver says.
+    #[cfg(feature = "cuda")]
+    #[error(transparent)]
+    Cuda(#[from] cuda_kernels::Error),
     /// A device name that cannot be read.
     #[error("unknown device '{0}': expected cpu, cuda or cuda:N")]
     UnknownDevice(String),

@@ -116,7 +116,7 @@ impl Tensor {
     pub fn device(&self) -> Device {
         match &self.storage {
             #[cfg(feature = "cuda")]
-            Storage::Cuda(b) => b.device(),
+            Storage::Cuda(b) => crate::device::cuda::device_of(b),
             _ => Device::Cpu,
         }
     }
@@ -310,21 +310,57 @@ impl Tensor {
         #[cfg(feature = "cuda")]
         {
             let storage = match (&self.storage, device) {
-                (Storage::Cuda(buffer), Device::Cpu) => {
-                    let bytes = buffer.to_host(&self.range)?;
+                (Storage::Cuda(_), Device::Cpu) if self.dtype == DType::F32 => {
+                    Storage::F32(Buffer::new(self.buffer()?.download()?))
+                }
+                (Storage::Cuda(_), Device::Cpu) => {
+                    let bytes: Vec<u8> = self.buffer()?.download()?;
                     Storage::Bytes(Arc::new(AlignedBytes::copy_of(&bytes)))
                 }
-                (Storage::Cuda(buffer), Device::Cuda(_)) => {
-                    let bytes = buffer.to_host(&self.range)?;
-                    Storage::Cuda(crate::device::cuda::Buffer::from_host(device, &bytes)?)
+                (Storage::Cuda(_), &Device::Cuda(ordinal)) => {
+                    let bytes: Vec<u8> = self.buffer()?.download()?;
+                    Storage::Cuda(crate::device::cuda::gpu(ordinal)?.upload(&bytes)?)
                 }
-                _ => Storage::Cuda(crate::device::cuda::Buffer::from_host(device, self.bytes()?)?),
+                (_, &Device::Cuda(ordinal)) => {
+                    Storage::Cuda(crate::device::cuda::gpu(ordinal)?.upload(self.bytes()?)?)
+                }
+                (_, Device::Cpu) => unreachable!("it is on another device"),
             };
             let range = 0..self.range.len();
             Ok(Tensor { dtype: self.dtype, shape: self.shape.clone(), storage, range })
         }
         #[cfg(not(feature = "cuda"))]
         Err(crate::device::unavailable(device))
+    }
+}
+
+#[cfg(feature = "cuda")]
+impl Tensor {
+    /// An `f32` tensor of a buffer's bytes.
+    pub(crate) fn on_gpu(
+        shape: impl Into<Shape>,
+        buffer: crate::device::cuda::Buffer,
+    ) -> Result<Self> {
+        let shape = shape.into();
+        let range = checked_range(DType::F32, &shape, 0..buffer.len())?;
+        Ok(Self { dtype: DType::F32, shape, storage: Storage::Cuda(buffer), range })
+    }
+
+    /// Its bytes on a GPU.
+    pub(crate) fn buffer(&self) -> Result<crate::device::cuda::Buffer> {
+        match &self.storage {
+            Storage::Cuda(buffer) => Ok(buffer.slice(self.range.clone())),
+            _ => Err(Error::WrongDevice {
+                op: "buffer",
+                expected: Device::Cuda(0),
+                got: Device::Cpu,
+            }),
+        }
+    }
+
+    /// Whether nobody else holds its memory on a GPU.
+    pub(crate) fn is_unique_on_gpu(&self) -> bool {
+        matches!(&self.storage, Storage::Cuda(buffer) if buffer.is_unique())
     }
 }
 

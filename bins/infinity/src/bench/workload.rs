@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use model::{Batch, Model, Outputs};
 use tensor::DType;
-use tensor::kv::{ContiguousKvCache, KvCache, SeqId};
+use tensor::kv::{KvCache, SeqId};
 
 use super::cost::{Forward, Span};
 use crate::session::PREFILL_CHUNK;
@@ -59,7 +59,7 @@ impl Prefill<'_> {
 /// Sequences that each hold some positions and decode together, a token each a step.
 pub(crate) struct Decoding<'a> {
     model: &'a Model,
-    cache: ContiguousKvCache,
+    cache: Box<dyn KvCache>,
     sequences: usize,
     depth: usize,
     steps: usize,

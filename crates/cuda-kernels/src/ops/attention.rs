@@ -9,8 +9,8 @@ mod rows;
 
 use blocks::DType;
 
-pub use rows::{AttentionRow, Rows};
 use rows::PIECE;
+pub use rows::{AttentionRow, Rows};
 
 use super::int;
 use crate::source::{ATTENTION_DECODE, ATTENTION_PREFILL};
@@ -129,10 +129,15 @@ fn unsupported(reason: impl Into<String>) -> Error {
 /// A call's buffers, checked: q, keys, values, out.
 struct Checked([Arg; 4]);
 
-fn check(shape: &AttentionShape, [q, keys, values, out]: [&Buffer; 4], rows: &Rows) -> Result<Checked> {
+fn check(
+    shape: &AttentionShape,
+    [q, keys, values, out]: [&Buffer; 4],
+    rows: &Rows,
+) -> Result<Checked> {
     shape.check()?;
     let floats = rows.plan.rows * shape.n_heads * shape.head_dim * 4;
-    let slot = shape.cache.block_bytes() * (shape.head_dim / shape.cache.block_len()) * shape.n_kv_heads;
+    let slot =
+        shape.cache.block_bytes() * (shape.head_dim / shape.cache.block_len()) * shape.n_kv_heads;
     let cache = rows.plan.slots.saturating_mul(slot);
     // Kernels count the heads of all slots in an int.
     int(OP, rows.plan.slots.saturating_mul(shape.n_kv_heads))?;
@@ -202,7 +207,12 @@ pub fn attention_bidirectional(
     attention(gpu, &shape, q, k, v, rows, out)
 }
 
-fn prefill(gpu: &Gpu, shape: &AttentionShape, &Checked([q, keys, values, out]): &Checked, rows: &Rows) -> Result<()> {
+fn prefill(
+    gpu: &Gpu,
+    shape: &AttentionShape,
+    &Checked([q, keys, values, out]): &Checked,
+    rows: &Rows,
+) -> Result<()> {
     if rows.plan.spans.is_empty() {
         return Ok(());
     }
@@ -222,7 +232,8 @@ fn prefill(gpu: &Gpu, shape: &AttentionShape, &Checked([q, keys, values, out]): 
     args.extend([Arg::I32(int(OP, rows.plan.spans.len())?), Arg::I32(cache.number)]);
     args.extend(shape.heads()?);
     args.extend(shape.scores(rows.block_size)?);
-    let launch = Launch::grid2(int(OP, tiles)? as u32, shape.n_kv_heads as u32, THREADS).with_shared(shared);
+    let launch =
+        Launch::grid2(int(OP, tiles)? as u32, shape.n_kv_heads as u32, THREADS).with_shared(shared);
     // SAFETY: the buffers have the rows, and the slots that tables name; the kernel was made for this head.
     unsafe { gpu.launch(&Kernel::new(&ATTENTION_PREFILL, cache.prefill[which]), launch, &args) }
 }
@@ -274,7 +285,9 @@ fn decode(
     let x = int(OP, plan.singles * shape.n_kv_heads * tiles)? as u32;
     let launch = Launch::grid2(x, int(OP, most)? as u32, THREADS).with_shared(shared);
     // SAFETY: as above, and the parts have room for every piece.
-    unsafe { gpu.launch(&Kernel::new(&ATTENTION_DECODE, cache.decode[groups - 1]), launch, &args) }?;
+    unsafe {
+        gpu.launch(&Kernel::new(&ATTENTION_DECODE, cache.decode[groups - 1]), launch, &args)
+    }?;
     if most == 1 {
         return Ok(());
     }

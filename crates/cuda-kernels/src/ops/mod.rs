@@ -1,6 +1,7 @@
 //! Host code of the kernels, a module a family: sizes are checked, the grid is chosen, the kernel is launched.
 
 pub mod attention;
+pub mod ceilings;
 pub mod dequantize;
 pub mod elementwise;
 pub mod gemm;

@@ -92,6 +92,7 @@ impl Compute {
             angles.check(&k, head_dim)?;
         }
         let slot = 2 * cache.layout().slot_bytes();
+        on_gpu!(self, |gpu| gpu.turn_and_store([q, k, v], angles, cache, layer, spans));
         let _scope = self.profile().scope("rope and kv write", "", || Work {
             bytes: 2 * q.byte_len() + k.byte_len() + v.byte_len() + rows * slot,
             operations: 0,
@@ -142,6 +143,7 @@ impl Compute {
             let expected = format!("q [{}, {width}]", rows.len());
             return Err(shapes("attention", expected, &[q]));
         }
+        on_gpu!(self, |gpu| gpu.attention(q, spec, cache, layer, rows));
         let config = spec.config(cache.layout().dtype, self.attention_algorithm());
         let kept = KEPT.take();
         let mut lists = Lists { runs: recycled(kept.runs), ranges: kept.ranges };
@@ -180,6 +182,7 @@ impl Compute {
             let expected = format!("{total} rows of whole heads");
             return Err(shapes("attention_bidirectional", expected, &[q, k, v]));
         }
+        on_gpu!(self, |gpu| gpu.attention_bidirectional(q, k, v, spec, lengths));
         let (keys, values) = (k.bytes()?, v.bytes()?);
         let mut runs = Vec::with_capacity(lengths.len());
         let mut start = 0;

@@ -19,6 +19,7 @@ impl Compute {
         if x.shape() != y.shape() && (n != x.cols() || n == 0) {
             return Err(shapes("add", "equal shapes, or one row", &[&x, y]));
         }
+        on_gpu!(self, |gpu| gpu.add(x, y));
         let _scope = self.scope("add", &[&x, &x, y]);
         let y = y.to_f32()?;
         let (elements, y) = (x.as_f32_mut()?, y.as_f32()?);
@@ -43,6 +44,7 @@ impl Compute {
         if x.shape() != y.shape() {
             return Err(shapes("mul", "equal shapes", &[&x, y]));
         }
+        on_gpu!(self, |gpu| gpu.mul(x, y));
         let _scope = self.scope("mul", &[&x, &x, y]);
         elementwise::mul(self.pool(), x.as_f32_mut()?, y.as_f32()?);
         Ok(x)
@@ -54,6 +56,7 @@ impl Compute {
     /// As [`Tensor::as_f32_mut`].
     pub fn scale(&self, mut x: Tensor, factor: f32) -> Result<Tensor> {
         self.expect_here("scale", &[&x])?;
+        on_gpu!(self, |gpu| gpu.scale(x, factor));
         if factor != 1.0 {
             x.as_f32_mut()?.iter_mut().for_each(|v| *v *= factor);
         }
@@ -66,6 +69,7 @@ impl Compute {
     /// As [`Tensor::as_f32_mut`].
     pub fn softcap(&self, mut x: Tensor, cap: f32) -> Result<Tensor> {
         self.expect_here("softcap", &[&x])?;
+        on_gpu!(self, |gpu| gpu.softcap(x, cap));
         x.as_f32_mut()?.iter_mut().for_each(|v| *v = cap * (*v / cap).tanh());
         Ok(x)
     }
@@ -76,6 +80,7 @@ impl Compute {
     /// As [`Tensor::as_f32_mut`].
     pub fn activation(&self, mut x: Tensor, f: Activation) -> Result<Tensor> {
         self.expect_here("activation", &[&x])?;
+        on_gpu!(self, |gpu| gpu.activation(x, f));
         let _scope = self.scope("activation", &[&x, &x]);
         activation::apply(self.pool(), f, x.as_f32_mut()?);
         Ok(x)
@@ -91,6 +96,7 @@ impl Compute {
         if gate.shape() != up.shape() {
             return Err(shapes("gated", "equal shapes", &[&gate, up]));
         }
+        on_gpu!(self, |gpu| gpu.gated(gate, up, f));
         let _scope = self.scope("gated", &[&gate, &gate, up]);
         activation::gated(self.pool(), f, gate.as_f32_mut()?, up.as_f32()?);
         Ok(gate)
@@ -102,6 +108,7 @@ impl Compute {
     /// As [`Tensor::as_f32_mut`].
     pub fn softmax(&self, mut x: Tensor) -> Result<Tensor> {
         self.expect_here("softmax", &[&x])?;
+        on_gpu!(self, |gpu| gpu.softmax(x));
         let _scope = self.scope("softmax", &[&x, &x]);
         let cols = x.cols();
         softmax::softmax(self.pool(), x.as_f32_mut()?, cols);

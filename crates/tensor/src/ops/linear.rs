@@ -49,6 +49,7 @@ impl Compute {
             let read: usize = weights.iter().map(|(weight, _)| weight.byte_len()).sum();
             Work { bytes: read + x.byte_len() + 4 * m * rows, operations: 2 * m * k * rows }
         });
+        on_gpu!(self, |gpu| try_map(weights, |(weight, bias)| gpu.linear(x, weight, bias)));
         let mut out = weights.map(|(weight, _)| self.unwritten([m, weight.rows()]));
         let biases = try_map(weights, |(_, bias)| bias.map(Tensor::to_f32).transpose())?;
         let mut parts = weights.iter().zip(&biases).zip(&mut out);
@@ -71,6 +72,7 @@ impl Compute {
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= n) {
             return Err(crate::Error::Index { op: "embedding", index: id as usize, len: n });
         }
+        on_gpu!(self, |gpu| gpu.embedding(table, ids));
         let mut out = self.unwritten([ids.len(), table.cols()]);
         let _scope = self.scope("embedding", &[&out]);
         embed::gather(self.pool(), &table.weight()?, ids, out.as_f32_mut()?)?;

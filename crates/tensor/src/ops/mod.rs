@@ -1,6 +1,18 @@
 //! The operations, a file a family; each is a method of [`Compute`](crate::Compute).
 
+/// Leaves the rest of an operation to the GPU, if it runs there.
+macro_rules! on_gpu {
+    ($compute:ident, |$gpu:ident| $rest:expr) => {
+        #[cfg(feature = "cuda")]
+        if let Some($gpu) = $compute.gpu() {
+            return $rest;
+        }
+    };
+}
+
 mod attention;
+#[cfg(feature = "cuda")]
+pub(crate) mod cuda;
 mod elementwise;
 mod linear;
 mod norm;
@@ -11,17 +23,11 @@ pub use attention::{AttentionRow, AttentionSpec};
 pub use elementwise::Activation;
 pub use rope::Rope;
 
-use crate::{Compute, Device, Error, Result, Tensor};
+use crate::{Compute, Error, Result, Tensor};
 
 impl Compute {
-    /// Operations run where their tensors lie; GPU kernels are not part of this release.
+    /// Operations run where their tensors lie.
     fn expect_here(&self, op: &'static str, tensors: &[&Tensor]) -> Result<()> {
-        if self.device() != Device::Cpu {
-            return Err(Error::DeviceUnavailable {
-                device: self.device().to_string(),
-                reason: format!("there is no kernel for '{op}' yet; use the device cpu"),
-            });
-        }
         for t in tensors {
             if t.device() != self.device() {
                 return Err(Error::WrongDevice { op, expected: self.device(), got: t.device() });

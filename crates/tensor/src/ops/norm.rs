@@ -16,6 +16,7 @@ impl Compute {
     pub fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32, offset: f32) -> Result<Tensor> {
         self.expect_here("rms_norm", &[x, weight])?;
         expect_rms("rms_norm", x, weight)?;
+        on_gpu!(self, |gpu| gpu.rms_norm(x, weight, eps, offset));
         let weight = weight.to_f32()?;
         let kind = NormKind::Rms { weight_offset: offset };
         self.normed(x, &Norm { kind, eps, weight: weight.as_f32()? })
@@ -35,6 +36,7 @@ impl Compute {
     ) -> Result<(Tensor, Tensor)> {
         self.expect_here("add_rms_norm", &[&x, y, weight])?;
         expect_rms("add_rms_norm", &x, weight)?;
+        on_gpu!(self, |gpu| gpu.add_rms_norm(x, y, weight, eps, offset));
         let weight = weight.to_f32()?;
         let kind = NormKind::Rms { weight_offset: offset };
         self.added_and_normed(x, y, &Norm { kind, eps, weight: weight.as_f32()? })
@@ -53,6 +55,7 @@ impl Compute {
     ) -> Result<Tensor> {
         self.expect_here("layer_norm", &[x, weight])?;
         expect_layer("layer_norm", x, weight, bias)?;
+        on_gpu!(self, |gpu| gpu.layer_norm(x, weight, bias, eps));
         let (weight, bias) = (weight.to_f32()?, bias.map(Tensor::to_f32).transpose()?);
         let kind = NormKind::Layer { bias: bias.as_ref().map(Tensor::as_f32).transpose()? };
         self.normed(x, &Norm { kind, eps, weight: weight.as_f32()? })
@@ -72,6 +75,7 @@ impl Compute {
     ) -> Result<(Tensor, Tensor)> {
         self.expect_here("add_layer_norm", &[&x, y, weight])?;
         expect_layer("add_layer_norm", &x, weight, bias)?;
+        on_gpu!(self, |gpu| gpu.add_layer_norm(x, y, weight, bias, eps));
         let (weight, bias) = (weight.to_f32()?, bias.map(Tensor::to_f32).transpose()?);
         let kind = NormKind::Layer { bias: bias.as_ref().map(Tensor::as_f32).transpose()? };
         self.added_and_normed(x, y, &Norm { kind, eps, weight: weight.as_f32()? })

@@ -86,6 +86,7 @@ impl Compute {
     pub fn rope(&self, mut x: Tensor, head_dim: usize, rope: &Rope) -> Result<Tensor> {
         self.expect_here("rope", &[&x])?;
         rope.check(&x, head_dim)?;
+        on_gpu!(self, |gpu| gpu.rope(x, head_dim, rope));
         let _scope = self.scope("rope", &[&x, &x]);
         let width = x.cols();
         rope::apply(self.pool(), x.as_f32_mut()?, width, &rope.rotation(head_dim));

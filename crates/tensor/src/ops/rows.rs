@@ -1,7 +1,7 @@
 //! Rows of a matrix picked, added up and ranked: what routing to experts needs.
 
 use super::shapes;
-use crate::{Compute, Error, Result, Tensor};
+use crate::{Compute, Device, Error, Result, Tensor};
 
 impl Compute {
     /// Rows `indices` of an f32 matrix: `[indices.len(), cols]`.
@@ -10,10 +10,12 @@ impl Compute {
     /// [`Error::Index`] for a row beyond the matrix.
     pub fn gather_rows(&self, x: &Tensor, indices: &[usize]) -> Result<Tensor> {
         self.expect_here("gather_rows", &[x])?;
-        let (rows, cols, source) = (x.rows(), x.cols(), x.as_f32()?);
+        let (rows, cols) = (x.rows(), x.cols());
         if let Some(&index) = indices.iter().find(|&&i| i >= rows) {
             return Err(Error::Index { op: "gather_rows", index, len: rows });
         }
+        on_gpu!(self, |gpu| gpu.gather_rows(x, indices));
+        let source = x.as_f32()?;
         let mut out = self.unwritten([indices.len(), cols]);
         let _scope = self.scope("gather rows", &[&out, &out]);
         for (&i, to) in indices.iter().zip(out.as_f32_mut()?.chunks_exact_mut(cols.max(1))) {
@@ -42,6 +44,7 @@ impl Compute {
         if let Some(&index) = indices.iter().find(|&&i| i >= rows) {
             return Err(Error::Index { op: "scatter_add_rows", index, len: rows });
         }
+        on_gpu!(self, |gpu| gpu.scatter_add_rows(acc, indices, weights, y));
         let (out, source) = (acc.as_f32_mut()?, y.as_f32()?);
         for ((&i, &w), row) in indices.iter().zip(weights).zip(source.chunks_exact(cols.max(1))) {
             for (a, b) in out[i * cols..(i + 1) * cols].iter_mut().zip(row) {
@@ -67,6 +70,8 @@ impl Compute {
             order.truncate(k);
             order
         };
+        // The columns are wanted here: routing chooses on the host.
+        let x = x.to_device(&Device::Cpu)?;
         Ok(x.as_f32()?.chunks_exact(x.cols().max(1)).map(best).collect())
     }
 
@@ -76,6 +81,7 @@ impl Compute {
     /// As [`Tensor::as_f32_mut`].
     pub fn normalise_rows(&self, mut x: Tensor) -> Result<Tensor> {
         self.expect_here("normalise_rows", &[&x])?;
+        on_gpu!(self, |gpu| gpu.normalise_rows(x));
         let cols = x.cols();
         for row in x.as_f32_mut()?.chunks_exact_mut(cols.max(1)) {
             let sum: f32 = row.iter().sum();
@@ -94,6 +100,7 @@ impl Compute {
         if columns.end > cols || columns.start > columns.end {
             return Err(Error::Index { op: "slice_cols", index: columns.end, len: cols });
         }
+        on_gpu!(self, |gpu| gpu.slice_cols(x, columns));
         let out = x.as_f32()?.chunks_exact(cols.max(1)).flat_map(|r| &r[columns.clone()]);
         Tensor::from_vec([x.rows(), columns.len()], out.copied().collect())
     }

@@ -79,7 +79,13 @@ impl Rows {
     /// # Errors
     /// [`Error::Unsupported`] for a row that sees nothing, or more than its table or the list of branches has, and
     /// for negative numbers; those of an upload.
-    pub fn new(gpu: &Gpu, block_size: usize, rows: &[AttentionRow], tables: &[i32], branches: &[i32]) -> Result<Self> {
+    pub fn new(
+        gpu: &Gpu,
+        block_size: usize,
+        rows: &[AttentionRow],
+        tables: &[i32],
+        branches: &[i32],
+    ) -> Result<Self> {
         Self::with_least_span(gpu, block_size, rows, tables, branches, LEAST_SPAN)
     }
 
@@ -105,7 +111,15 @@ impl Rows {
             Ok(room)
         });
         let (singles, spans) = (gpu.upload(&singles)?, gpu.upload(&spans)?);
-        Ok(Self { tables: tables?, branches: branches?, singles, spans, block_size, plan, least_span })
+        Ok(Self {
+            tables: tables?,
+            branches: branches?,
+            singles,
+            spans,
+            block_size,
+            plan,
+            least_span,
+        })
     }
 
     /// Each row of several sequences behind each other sees all rows of its own, as an encoder's do: the
@@ -138,12 +152,18 @@ impl Rows {
     ///
     /// # Errors
     /// As [`Rows::new`].
-    pub fn rewrite(&mut self, rows: &[AttentionRow], tables: &[i32], branches: &[i32]) -> Result<bool> {
+    pub fn rewrite(
+        &mut self,
+        rows: &[AttentionRow],
+        tables: &[i32],
+        branches: &[i32],
+    ) -> Result<bool> {
         let (new, singles, spans) = plan(self.block_size, rows, tables, branches, self.least_span)?;
         let old = &self.plan;
         let same = new.rows == old.rows && new.spans == old.spans && new.singles == old.singles;
         let fits = new.most_pieces <= old.most_pieces && new.pieces <= old.pieces;
-        let room = tables.len() * 4 <= self.tables.len() && branches.len() * 4 <= self.branches.len();
+        let room =
+            tables.len() * 4 <= self.tables.len() && branches.len() * 4 <= self.branches.len();
         if !(same && fits && room) {
             return Ok(false);
         }
@@ -172,15 +192,22 @@ fn plan(
         return Err(unsupported("blocks of no slots"));
     }
     let mut plan = Plan { rows: rows.len(), ..Plan::default() };
-    let block = |&b: &i32| usize::try_from(b).ok().and_then(|b| b.checked_add(1)?.checked_mul(block_size));
-    for slots in tables.iter().map(block).chain(branches.iter().map(|&s| usize::try_from(s).ok().map(|s| s + 1))) {
-        plan.slots = plan.slots.max(slots.ok_or_else(|| unsupported("a block or slot that cannot be"))?);
+    let block =
+        |&b: &i32| usize::try_from(b).ok().and_then(|b| b.checked_add(1)?.checked_mul(block_size));
+    for slots in tables
+        .iter()
+        .map(block)
+        .chain(branches.iter().map(|&s| usize::try_from(s).ok().map(|s| s + 1)))
+    {
+        plan.slots =
+            plan.slots.max(slots.ok_or_else(|| unsupported("a block or slot that cannot be"))?);
     }
     let (mut singles, mut spans) = (Vec::new(), Vec::new());
     let mut at = 0;
     while at < rows.len() {
         let row = &rows[at];
-        let run = rows[at..].windows(2).take_while(|pair| pair[0].goes_on_with(&pair[1])).count() + 1;
+        let run =
+            rows[at..].windows(2).take_while(|pair| pair[0].goes_on_with(&pair[1])).count() + 1;
         for (i, row) in (at..).zip(&rows[at..at + run]) {
             let table = row.prefix.div_ceil(block_size);
             if row.prefix + row.branch.len() <= row.from
@@ -188,7 +215,9 @@ fn plan(
                 || row.branch.start > row.branch.end
                 || row.branch.end > branches.len()
             {
-                return Err(unsupported(format!("row {i} sees nothing, or what is in no list: {row:?}")));
+                return Err(unsupported(format!(
+                    "row {i} sees nothing, or what is in no list: {row:?}"
+                )));
             }
         }
         if run >= least_span && row.from == 0 && row.branch.is_empty() {
@@ -198,7 +227,8 @@ fn plan(
         } else {
             for (i, row) in (at..).zip(&rows[at..at + run]) {
                 let branch = &row.branch;
-                let fields = [i, row.table, row.from, row.prefix, branch.start, branch.len(), plan.pieces];
+                let fields =
+                    [i, row.table, row.from, row.prefix, branch.start, branch.len(), plan.pieces];
                 singles.extend(ints(fields)?);
                 let pieces = (row.prefix + branch.len() - row.from).div_ceil(PIECE);
                 plan.most_pieces = plan.most_pieces.max(pieces);

@@ -1,0 +1,169 @@
+// y[m, n] = x[m, k] W[n, k]^T (+ bias) for m of 1 to 8: the loop that all types share. A type says how
+// many bytes a warp takes of a row at once (a slab), what a lane makes of them, and what it multiplies.
+//
+// Bound by: the bytes of W. Floor: those over the copy bandwidth; x is read from the caches.
+//
+// What it takes to be there. With 4.3 TB/s and some 700 ns from a load to its data, 3 MB must be on
+// their way at any time (Little's law): 23 KB a multiprocessor of an H200's 132, and more while
+// warps compute. So loads are asynchronous copies to shared memory, which hold no registers: each warp
+// has a ring of its own, of STAGES times ROWS slabs, about 9 KB, filled STAGES - 1 ahead, without a barrier
+// of the block. 16 warps a multiprocessor have 75 to 110 KB on their way. The ring goes on over the
+// ends of rows: a block stays, and takes row after row, so that only the launch's beginning and end wait.
+// Copies are of 16 bytes, from the multiple of 16 below the slab's first byte, since blocks of 18, 34 or
+// 210 bytes lie at any even address; lanes read them from shared memory as words and shift.
+//
+// Launch: 128 threads; a warp has ROWS rows of W, whose x it loads once, or with `split` 2 or 4 a half or
+// a quarter of their slabs (where rows are few, as in a layer's keys and values); then the parts
+// meet in shared memory. Any grid; 4 blocks a multiprocessor are what the rings leave room for.
+//
+// The sum of an element of y: each lane over its parts of the slabs in order, the lanes pairwise, the
+// parts in order. Nothing of it depends on m, the grid or ROWS; it does on `split`, which depends on n and k.
+#pragma once
+#include "common.cuh"
+
+constexpr int GEMV_WARPS = 4;
+
+struct GemvShape {
+    int m, n, k, split;
+};
+
+// N sums over a warp at once: lane l gets that of v[l / (32 / N)]. Half of the values go to the other half of
+// the lanes at each step, so that N - 1 + log2(32 / N) shuffles do. The order of an element's sum is
+// that of warp_sum for any N.
+template <int HALF, int DISTANCE, int N> DEVICE float fold_sums(float (&v)[N]) {
+    if constexpr (HALF > 0) {
+        const bool upper = lane_id() & DISTANCE;
+#pragma unroll
+        for (int i = 0; i < HALF; ++i) {
+            const float mine = upper ? v[i + HALF] : v[i], other = upper ? v[i] : v[i + HALF];
+            v[i] = mine + __shfl_xor_sync(ALL_LANES, other, DISTANCE);
+        }
+    } else {
+        v[0] += __shfl_xor_sync(ALL_LANES, v[0], DISTANCE);
+    }
+    if constexpr (DISTANCE > 1) return fold_sums<HALF / 2, DISTANCE / 2>(v);
+    else return v[0];
+}
+template <int N> DEVICE float warp_sums(float (&v)[N]) { return fold_sums<N / 2, WARP / 2>(v); }
+
+// A type T of M rows of x has
+//   SLAB, SLAB_BYTES   elements and bytes of a row that a warp takes at once, SPAN bytes of the ring for them
+//   PARTS              of a slab, one after the other
+//   ROWS, STAGES       rows of W at once, slabs of the ring; M * ROWS is a power of two, at most 32
+//   Activations        the rows of x; `at(row, k)` is where those of a row begin
+//   load(ring, offset, part) -> Weights  of this lane: the slab is at that offset of what begins at a multiple of 16
+//   element(part)                        the first element of the slab that this lane takes
+//   take(activations, row, at, k) -> X   what they meet: x from element `at` on of a row of k
+//   multiply(weights, x, sum)            adds the products to the sum
+template <class T> struct GemvRing {
+    static constexpr int BYTES = T::STAGES * T::ROWS * T::SPAN;
+    static_assert(T::SPAN % 16 == 0 && T::SPAN >= T::SLAB_BYTES, "copies are of 16 bytes");
+};
+
+// From the multiple of 16 before a slab to its first byte; W begins at one.
+template <class T> DEVICE int skipped(int row, int slab, int64_t row_bytes) {
+    if (T::SPAN == T::SLAB_BYTES) return 0;  // its rows and slabs are multiples too
+    return (uint32_t(row) * uint32_t(row_bytes) + uint32_t(slab) * uint32_t(T::SLAB_BYTES)) % 16;
+}
+
+// Asks for a slab of ROWS rows; rows beyond the last are the last one.
+template <class T>
+DEVICE void copy_slab(uint8_t* to, const uint8_t* w, GemvShape s, int64_t row_bytes, int group, int slab) {
+    const uint8_t* const end = w + s.n * row_bytes;
+#pragma unroll
+    for (int r = 0; r < T::ROWS; ++r) {
+        const int row = min(group * T::ROWS + r, s.n - 1);
+        const int64_t first = int64_t(slab) * T::SLAB_BYTES;
+        const int skip = skipped<T>(row, slab, row_bytes);
+        const int bytes = skip + int(min(int64_t(T::SLAB_BYTES), row_bytes - first));
+        const uint8_t* const from = w + row * row_bytes + first - skip;
+#pragma unroll
+        for (int i = 0; i < T::SPAN; i += 16 * WARP) {
+            const int at = i + 16 * lane_id();
+            if (at >= bytes) continue;
+            const uint8_t* const source = from + at;
+            uint8_t* const target = to + r * T::SPAN + at;
+            const int64_t left = end - source;
+            if (left >= 16) cp_async_16(target, source);
+            else for (int b = 0; b < left; ++b) target[b] = source[b];  // the matrix ends here
+        }
+    }
+}
+
+template <class T, int M>
+DEVICE void gemv(uint8_t* rings, float* parts, const uint8_t* w, typename T::Activations activations, const float* bias,
+                 float* y, GemvShape s, int64_t row_bytes) {
+    constexpr int SUMS = M * T::ROWS;
+    static_assert(SUMS <= WARP && (SUMS & (SUMS - 1)) == 0, "lanes share the sums evenly");
+    uint8_t* const ring = rings + warp_id() * GemvRing<T>::BYTES;
+    const int part = warp_id() % s.split, slots = GEMV_WARPS / s.split;
+    const int groups = (s.n + T::ROWS - 1) / T::ROWS, slabs = (s.k + T::SLAB - 1) / T::SLAB;
+    const int steps = (slabs + s.split - 1) / s.split, items = (groups + slots - 1) / slots;
+    const int mine = (items - int(blockIdx.x) + int(gridDim.x) - 1) / int(gridDim.x);
+    const int first_group = blockIdx.x * slots + warp_id() / s.split, group_step = gridDim.x * slots;
+
+    // The ring is filled ahead of what is computed, over the ends of rows.
+    int ahead = 0, ahead_step = 0, ahead_group = first_group, ahead_slot = 0;
+    const auto fill = [&]() {
+        const int slab = ahead_step * s.split + part;
+        if (ahead < mine && ahead_group < groups && slab < slabs)
+            copy_slab<T>(ring + ahead_slot * T::ROWS * T::SPAN, w, s, row_bytes, ahead_group, slab);
+        cp_async_commit();
+        ahead_slot = ahead_slot + 1 == T::STAGES ? 0 : ahead_slot + 1;
+        if (++ahead_step == steps) ahead_step = 0, ++ahead, ahead_group += group_step;
+    };
+#pragma unroll 1
+    for (int i = 0; i < T::STAGES - 1; ++i) fill();
+
+    int slot = 0, group = first_group;
+    for (int item = 0; item < mine; ++item, group += group_step) {
+        float sums[SUMS] = {};
+        for (int step = 0; step < steps; ++step) {
+            __syncwarp();  // all lanes are done with the slot that is filled now
+            fill();
+            // What x has for the first part is asked for before the wait.
+            const int slab = step * s.split + part, first = slab * T::SLAB + T::element(0);
+            typename T::X first_x = {};
+            if (first < s.k) first_x = T::take(activations, 0, first, s.k);
+            cp_async_wait<T::STAGES - 1>();
+            __syncwarp();
+            const uint8_t* const from = ring + slot * T::ROWS * T::SPAN;
+            slot = slot + 1 == T::STAGES ? 0 : slot + 1;
+            if (group >= groups) continue;
+#pragma unroll
+            for (int p = 0; p < T::PARTS; ++p) {
+                const int k = slab * T::SLAB + T::element(p);
+                if (k >= s.k) continue;
+                typename T::Weights weights[T::ROWS];
+#pragma unroll
+                for (int r = 0; r < T::ROWS; ++r) {
+                    const int row = min(group * T::ROWS + r, s.n - 1);
+                    weights[r] = T::load(from + r * T::SPAN, skipped<T>(row, slab, row_bytes), p);
+                }
+#pragma unroll
+                for (int i = 0; i < M; ++i) {
+                    const typename T::X x = p + i == 0 ? first_x : T::take(activations, min(i, s.m - 1), k, s.k);
+#pragma unroll
+                    for (int r = 0; r < T::ROWS; ++r) T::multiply(weights[r], x, sums[i * T::ROWS + r]);
+                }
+            }
+        }
+        float sum = warp_sums(sums);
+        constexpr int LANES_A_SUM = WARP / SUMS;
+        const int which = lane_id() / LANES_A_SUM, row = group * T::ROWS + which % T::ROWS, i = which / T::ROWS;
+        if (s.split > 1) {
+            // Two sets in turn: one barrier an item is enough.
+            float* const met = parts + item % 2 * GEMV_WARPS * WARP;
+            met[warp_id() * WARP + which] = sum;
+            __syncthreads();
+            if (part == 0)
+                for (int p = 1; p < s.split; ++p) sum += met[(warp_id() + p) * WARP + which];
+        }
+        if (part == 0 && lane_id() % LANES_A_SUM == 0 && i < s.m && row < s.n)
+            y[int64_t(i) * s.n + row] = bias ? sum + bias[row] : sum;
+    }
+}
+
+#define GEMV_SHARED(T)                                       \
+    SHARED(uint8_t, rings, GEMV_WARPS * GemvRing<T>::BYTES); \
+    SHARED(float, parts, 2 * GEMV_WARPS * WARP)

@@ -1,0 +1,403 @@
+//! The operations on a GPU: tensors that were checked, to kernels of `cuda_kernels`.
+//!
+//! Activations are `f32`, as on the processor. What a step needs of the host (ids, slots, angles) is uploaded
+//! once for all layers that ask for the same.
+
+mod attention;
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use blocks::DType;
+use cuda_kernels::ops::norm::{Norm, NormKind};
+use cuda_kernels::ops::rope::{Heads, KvSlots, Rotation};
+use cuda_kernels::ops::{dequantize, elementwise, gemm, gemv, norm, rope, rows};
+use cuda_kernels::{Buffer, Gpu};
+
+use super::{Activation, Rope};
+use crate::kv::{KvCache, KvError, KvLayout, KvPages, Span};
+use crate::{Device, Error, Result, RopeLayout, Shape, Tensor};
+
+/// A GPU with what was uploaded last.
+#[derive(Clone, Debug)]
+pub(crate) struct GpuState {
+    gpu: Gpu,
+    uploads: Arc<Mutex<VecDeque<(Vec<u8>, Buffer)>>>,
+    rows: Arc<Mutex<Option<attention::KnownRows>>>,
+}
+
+/// Uploads that are remembered: of a step some five, twice as many where layers differ.
+const REMEMBERED: usize = 12;
+
+impl GpuState {
+    pub(crate) fn open(ordinal: usize) -> Result<Self> {
+        Ok(Self {
+            gpu: crate::device::cuda::gpu(ordinal)?,
+            uploads: Arc::default(),
+            rows: Arc::default(),
+        })
+    }
+
+    /// Elements on the device; the same ones are uploaded once.
+    pub(crate) fn upload<T: bytemuck::NoUninit>(&self, elements: &[T]) -> Result<Buffer> {
+        let bytes: &[u8] = bytemuck::cast_slice(elements);
+        let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, buffer)) = uploads.iter().find(|(known, _)| known == bytes) {
+            return Ok(buffer.clone());
+        }
+        let buffer = self.gpu.upload(elements)?;
+        if uploads.len() == REMEMBERED {
+            uploads.pop_back();
+        }
+        uploads.push_front((bytes.to_vec(), buffer.clone()));
+        Ok(buffer)
+    }
+
+    /// A weight on the device; of a type that no kernel takes, as f16.
+    pub(crate) fn place(&self, weight: &Tensor) -> Result<Tensor> {
+        let device = Device::Cuda(self.gpu.properties().ordinal);
+        let dtype = weight.dtype();
+        match rows::can_embed(dtype) && dequantize::can_dequantize(dtype, DType::F16) {
+            true => weight.to_device(&device),
+            false => weight.to_dtype(DType::F16)?.to_device(&device),
+        }
+    }
+
+    fn indices(&self, op: &'static str, list: impl Iterator<Item = usize>) -> Result<Buffer> {
+        let list: Result<Vec<i32>> = list
+            .map(|i| {
+                i32::try_from(i).map_err(|_| Error::Index { op, index: i, len: i32::MAX as usize })
+            })
+            .collect();
+        self.upload(&list?)
+    }
+
+    /// An `f32` matrix of any content.
+    pub(crate) fn unwritten(&self, shape: [usize; 2]) -> Result<Tensor> {
+        Tensor::on_gpu(shape, self.gpu.alloc(4 * shape[0] * shape[1])?)
+    }
+
+    pub(crate) fn zeros(&self, shape: Shape) -> Result<Tensor> {
+        let bytes = 4 * shape.elements().unwrap_or(0);
+        Tensor::on_gpu(shape, self.gpu.filled(0, bytes)?)
+    }
+
+    /// The same elements in memory that may be written: its own if nobody else holds it.
+    fn owned(&self, x: Tensor) -> Result<Tensor> {
+        expect_f32("an operation in place", &x)?;
+        if x.is_unique_on_gpu() {
+            return Ok(x);
+        }
+        let source = x.buffer()?;
+        let copy = self.gpu.alloc(source.len())?;
+        copy.copy_from(&source)?;
+        Tensor::on_gpu(x.shape(), copy)
+    }
+
+    /// An operation in place over `n` elements.
+    fn in_place(
+        &self,
+        x: Tensor,
+        kernel: impl FnOnce(&Gpu, &Buffer, usize) -> cuda_kernels::Result<()>,
+    ) -> Result<Tensor> {
+        let x = self.owned(x)?;
+        kernel(&self.gpu, &x.buffer()?, x.shape().elements().unwrap_or(0))?;
+        Ok(x)
+    }
+
+    pub(crate) fn add(&self, x: Tensor, y: &Tensor) -> Result<Tensor> {
+        let (rows, cols, whole) = (x.rows(), x.cols(), x.shape() == y.shape());
+        let y = y.buffer()?;
+        self.in_place(x, |gpu, x, n| match whole {
+            true => elementwise::add(gpu, x, &y, n),
+            false => elementwise::add_row(gpu, x, &y, rows, cols),
+        })
+    }
+
+    pub(crate) fn mul(&self, x: Tensor, y: &Tensor) -> Result<Tensor> {
+        let y = y.buffer()?;
+        self.in_place(x, |gpu, x, n| elementwise::mul(gpu, x, &y, n))
+    }
+
+    pub(crate) fn scale(&self, x: Tensor, factor: f32) -> Result<Tensor> {
+        match factor {
+            1.0 => Ok(x),
+            _ => self.in_place(x, |gpu, x, n| elementwise::scale(gpu, x, n, factor)),
+        }
+    }
+
+    pub(crate) fn softcap(&self, x: Tensor, cap: f32) -> Result<Tensor> {
+        self.in_place(x, |gpu, x, n| elementwise::softcap(gpu, x, n, cap))
+    }
+
+    pub(crate) fn activation(&self, x: Tensor, f: Activation) -> Result<Tensor> {
+        let f = kernel_of(f)?;
+        self.in_place(x, |gpu, x, n| elementwise::activation(gpu, f, x, n))
+    }
+
+    pub(crate) fn gated(&self, gate: Tensor, up: &Tensor, f: Activation) -> Result<Tensor> {
+        let (f, up) = (kernel_of(f)?, up.buffer()?);
+        self.in_place(gate, |gpu, gate, n| elementwise::gated(gpu, f, gate, &up, n))
+    }
+
+    pub(crate) fn softmax(&self, x: Tensor) -> Result<Tensor> {
+        let (rows, cols) = (x.rows(), x.cols());
+        self.in_place(x, |gpu, x, _| elementwise::softmax(gpu, x, rows, cols))
+    }
+
+    pub(crate) fn normalise_rows(&self, x: Tensor) -> Result<Tensor> {
+        let (rows, cols) = (x.rows(), x.cols());
+        self.in_place(x, |gpu, x, _| elementwise::normalise_rows(gpu, x, rows, cols))
+    }
+
+    pub(crate) fn rms_norm(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        eps: f32,
+        offset: f32,
+    ) -> Result<Tensor> {
+        self.normed(x, NormKind::Rms { weight_offset: offset }, weight, eps)
+    }
+
+    pub(crate) fn layer_norm(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        eps: f32,
+    ) -> Result<Tensor> {
+        let bias = bias.map(Tensor::buffer).transpose()?;
+        self.normed(x, NormKind::Layer { bias: bias.as_ref() }, weight, eps)
+    }
+
+    fn normed(&self, x: &Tensor, kind: NormKind<'_>, weight: &Tensor, eps: f32) -> Result<Tensor> {
+        expect_f32("norm", x)?;
+        let out = self.unwritten([x.rows(), x.cols()])?;
+        let width = weight.shape().elements().unwrap_or(0).max(1);
+        let rows = x.shape().elements().unwrap_or(0) / width;
+        let parameters = Norm { kind, width, eps, weight: &weight.buffer()? };
+        norm::norm(&self.gpu, &parameters, &x.buffer()?, &out.buffer()?, rows)?;
+        out.reshape(x.shape())
+    }
+
+    pub(crate) fn add_rms_norm(
+        &self,
+        x: Tensor,
+        y: &Tensor,
+        weight: &Tensor,
+        eps: f32,
+        offset: f32,
+    ) -> Result<(Tensor, Tensor)> {
+        self.added_and_normed(x, y, NormKind::Rms { weight_offset: offset }, weight, eps)
+    }
+
+    pub(crate) fn add_layer_norm(
+        &self,
+        x: Tensor,
+        y: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+        eps: f32,
+    ) -> Result<(Tensor, Tensor)> {
+        let bias = bias.map(Tensor::buffer).transpose()?;
+        self.added_and_normed(x, y, NormKind::Layer { bias: bias.as_ref() }, weight, eps)
+    }
+
+    fn added_and_normed(
+        &self,
+        x: Tensor,
+        y: &Tensor,
+        kind: NormKind<'_>,
+        weight: &Tensor,
+        eps: f32,
+    ) -> Result<(Tensor, Tensor)> {
+        if x.shape() != y.shape() {
+            return Err(super::shapes("add_norm", "equal shapes", &[&x, y]));
+        }
+        let x = self.owned(x)?;
+        let out = self.unwritten([x.rows(), x.cols()])?;
+        let width = weight.shape().elements().unwrap_or(0).max(1);
+        let rows = x.shape().elements().unwrap_or(0) / width;
+        let parameters = Norm { kind, width, eps, weight: &weight.buffer()? };
+        let (to, y) = (out.buffer()?, y.buffer()?);
+        norm::add_norm(&self.gpu, &parameters, &x.buffer()?, &y, &to, rows)?;
+        let out = out.reshape(x.shape())?;
+        Ok((x, out))
+    }
+
+    pub(crate) fn linear(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
+        expect_f32("linear", x)?;
+        let (m, n, k, dtype) = (x.rows(), weight.rows(), x.cols(), weight.dtype());
+        let y = self.unwritten([m, n])?;
+        let (from, w, to) = (x.buffer()?, weight.buffer()?, y.buffer()?);
+        let bias = bias.map(Tensor::buffer).transpose()?;
+        if m <= gemv::MOST_ROWS && gemv::supported(dtype) {
+            let workspace = self.gpu.alloc(gemv::workspace_bytes(dtype, m, k))?;
+            let weight = gemv::Weight { dtype, bytes: &w, bias: bias.as_ref() };
+            gemv::linear_small(
+                &self.gpu,
+                &from,
+                &weight,
+                &to,
+                gemv::Shape { m, n, k },
+                &workspace,
+            )?;
+        } else {
+            let bias = bias.as_ref();
+            gemm::linear(
+                &self.gpu,
+                dtype,
+                &gemm::Product { x: &from, w: &w, bias, y: &to, m, n, k },
+            )?;
+        }
+        Ok(y)
+    }
+
+    pub(crate) fn embedding(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
+        let out = self.unwritten([ids.len(), table.cols()])?;
+        let list = self.indices("embedding", ids.iter().map(|&id| id as usize))?;
+        let (from, to) = (table.buffer()?, out.buffer()?);
+        let from = rows::Table { bytes: &from, rows: table.rows(), cols: table.cols() };
+        rows::embed(&self.gpu, table.dtype(), &from, &list, ids.len(), &to)?;
+        Ok(out)
+    }
+
+    pub(crate) fn gather_rows(&self, x: &Tensor, indices: &[usize]) -> Result<Tensor> {
+        expect_f32("gather_rows", x)?;
+        let out = self.unwritten([indices.len(), x.cols()])?;
+        let list = self.indices("gather_rows", indices.iter().copied())?;
+        let (from, to) = (x.buffer()?, out.buffer()?);
+        rows::gather_rows(&self.gpu, &from, x.rows(), x.cols(), &list, indices.len(), &to)?;
+        Ok(out)
+    }
+
+    pub(crate) fn scatter_add_rows(
+        &self,
+        acc: Tensor,
+        indices: &[usize],
+        weights: &[f32],
+        y: &Tensor,
+    ) -> Result<Tensor> {
+        let list = self.indices("scatter_add_rows", indices.iter().copied())?;
+        let (weights, y) = (self.upload(weights)?, y.buffer()?);
+        let (n, cols) = (acc.rows(), acc.cols());
+        self.in_place(acc, |gpu, acc, _| {
+            rows::scatter_add_rows(gpu, acc, n, cols, [&list, &weights], indices.len(), &y)
+        })
+    }
+
+    pub(crate) fn slice_cols(&self, x: &Tensor, columns: std::ops::Range<usize>) -> Result<Tensor> {
+        expect_f32("slice_cols", x)?;
+        let out = self.unwritten([x.rows(), columns.len()])?;
+        let (from, to) = (x.buffer()?, out.buffer()?);
+        rows::slice_cols(&self.gpu, &from, x.rows(), x.cols(), columns, &to)?;
+        Ok(out)
+    }
+
+    /// Calls `run` with the angles on the device.
+    fn with_rotation<T>(
+        &self,
+        angles: Option<&Rope>,
+        run: impl FnOnce(Option<&Rotation<'_>>) -> Result<T>,
+    ) -> Result<T> {
+        let Some(Rope { rotary_dim, layout, cos, sin }) = angles else { return run(None) };
+        let (cos, sin) = (self.upload(cos)?, self.upload(sin)?);
+        let layout = match layout {
+            RopeLayout::Interleaved => rope::RopeLayout::Interleaved,
+            RopeLayout::Half => rope::RopeLayout::Half,
+        };
+        run(Some(&Rotation { rotary_dim: *rotary_dim, layout, cos: &cos, sin: &sin }))
+    }
+
+    pub(crate) fn rope(&self, x: Tensor, head_dim: usize, angles: &Rope) -> Result<Tensor> {
+        let (rows, heads) = (x.rows(), x.cols() / head_dim.max(1));
+        let x = self.owned(x)?;
+        self.with_rotation(Some(angles), |rotation| {
+            if let Some(rotation) = rotation {
+                rope::rope(&self.gpu, &x.buffer()?, rows, heads, head_dim, rotation)?;
+            }
+            Ok(())
+        })?;
+        Ok(x)
+    }
+
+    pub(crate) fn turn_and_store(
+        &self,
+        [q, k, v]: [Tensor; 3],
+        angles: Option<&Rope>,
+        cache: &dyn KvCache,
+        layer: usize,
+        spans: &[Span],
+    ) -> Result<Tensor> {
+        let KvLayout { head_dim, n_kv_heads, dtype, .. } = *cache.layout();
+        let (pages, [keys, values]) = self.pages(cache, layer)?;
+        let (mut table, mut slots) = (Vec::new(), vec![0; q.rows()]);
+        for Span { rows, seq, slot } in spans {
+            table.clear();
+            cache.page_table(*seq, &mut table)?;
+            for (row, slot) in rows.clone().zip(*slot..) {
+                let none = KvError::NoSuchSlot { seq: *seq, slot, len: cache.len(*seq) };
+                slots[row] = physical(&table, pages.page_slots, slot).ok_or(none)?;
+            }
+        }
+        let (q, k, v) = (self.owned(q)?, self.owned(k)?, v.buffer()?);
+        let heads = Heads { n_heads: q.cols() / head_dim, n_kv_heads, head_dim };
+        let slots = self.upload(&slots)?;
+        self.with_rotation(angles, |rotation| {
+            let (q, k) = (q.buffer()?, k.buffer()?);
+            let cache = KvSlots { dtype, keys, values };
+            let rows = slots.len() / 4;
+            rope::turn_and_store(&self.gpu, rows, heads, rotation, [&q, &k, &v], cache, &slots)?;
+            Ok(())
+        })?;
+        Ok(q)
+    }
+
+    /// A cache's storage of a layer, which must be on this GPU.
+    pub(crate) fn pages<'a>(
+        &self,
+        cache: &'a dyn KvCache,
+        layer: usize,
+    ) -> Result<(KvPages<'a>, &'a [Buffer; 2])> {
+        let expected = Device::Cuda(self.gpu.properties().ordinal);
+        let wrong = |got| Error::WrongDevice { op: "attention", expected, got };
+        let pages = cache.pages().ok_or(wrong(Device::Cpu))?;
+        let got = pages.storage.device();
+        let sides = pages.storage.buffers(layer).filter(|_| got == expected);
+        Ok((pages, sides.ok_or(wrong(got))?))
+    }
+}
+
+/// Where a sequence's slot lies.
+fn physical(table: &[i32], page_slots: usize, slot: usize) -> Option<i32> {
+    let page = *table.get(slot / page_slots)?;
+    page.checked_mul(page_slots as i32)?.checked_add((slot % page_slots) as i32)
+}
+
+fn expect_f32(op: &'static str, x: &Tensor) -> Result<()> {
+    match x.dtype() {
+        DType::F32 => Ok(()),
+        got => Err(Error::UnexpectedDType { op, expected: DType::F32, got }),
+    }
+}
+
+fn kernel_of(f: Activation) -> Result<elementwise::Activation> {
+    Ok(match f {
+        Activation::Silu => elementwise::Activation::Silu,
+        Activation::GeluErf => elementwise::Activation::GeluErf,
+        Activation::GeluTanh => elementwise::Activation::GeluTanh,
+        Activation::GeluQuick => elementwise::Activation::GeluQuick,
+        Activation::Relu => elementwise::Activation::Relu,
+        Activation::ReluSquared => elementwise::Activation::ReluSquared,
+        other => {
+            let reason = format!("there is no kernel for {other:?}");
+            return Err(cuda_kernels::Error::Unsupported { op: "activation", reason }.into());
+        }
+    })
+}
