@@ -44,18 +44,18 @@ DEVICE int pieces_of(const Seen& seen, int piece) {
 // ---- 1: a block a row and query head ------------------------------------------------------------
 
 DEVICE void read_chunk(int type, const uint8_t* row, int chunk, float (&x)[CHUNK]) {
-    switch (type) {
-        case CACHE_F16: return chunk_halves<F16>(row, chunk, x);
-        case CACHE_BF16: return chunk_halves<BF16>(row, chunk, x);
-        case CACHE_F32: return chunk_f32(row, chunk, x);
-        case CACHE_Q8_0: return chunk_q8_0(row, chunk, x);
-        default: return chunk_q4_0(row, chunk, x);
-    }
+    uint32_t words[4];
+    if (type == CACHE_F32) return chunk_f32(row, chunk, x);
+    if (type == CACHE_Q8_0) chunk_q8_0(row, chunk, words);
+    else if (type == CACHE_Q4_0) chunk_q4_0(row, chunk, words);
+    else chunk_halves(row, chunk, words);
+    if (type == CACHE_BF16) widen<BF16>(words, x);
+    else widen<F16>(words, x);
 }
 
 // 1: each warp takes every fourth position, a lane eight elements of it: a sum over the warp gives the score,
 // the softmax is online (Milakov and Gimelshein 2018, alg. 3). Heads that share keys read them again each,
-// and a row of one sequence has no more blocks than heads, far too few for the device. In float throughout.
+// and a row of one sequence has no more blocks than heads, far too few for the device. Sums of floats throughout.
 // Launch: grid (rows, n_heads), 128 threads.
 KERNEL(THREADS, attention_decode_per_head, const float* q, const uint8_t* keys, const uint8_t* values, const int* tables,
        const int* rows, const int* branches, float* out, int type, int n_heads, int n_kv_heads, int head_dim,
@@ -119,20 +119,15 @@ template <int TYPE> struct Cache {
     typedef F16 Half;
     static constexpr int PARTS = 1, BLOCK = TYPE == CACHE_Q8_0 ? 34 : 18, PER_BLOCK = 32;
     DEVICE void read(const uint8_t* row, int chunk, uint32_t (&words)[1][4]) {
-        float x[CHUNK];
-        if constexpr (TYPE == CACHE_Q8_0) chunk_q8_0(row, chunk, x);
-        else chunk_q4_0(row, chunk, x);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) words[0][i] = pack_f16(x[2 * i], x[2 * i + 1]);
+        if constexpr (TYPE == CACHE_Q8_0) chunk_q8_0(row, chunk, words[0]);
+        else chunk_q4_0(row, chunk, words[0]);
     }
 };
 template <class HALF> struct HalfCache {
     typedef HALF Half;
     static constexpr int PARTS = 1, BLOCK = 2, PER_BLOCK = 1;
     DEVICE void read(const uint8_t* row, int chunk, uint32_t (&words)[1][4]) {
-        const Bytes16 bytes = reinterpret_cast<const Bytes16*>(row)[chunk];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) words[0][i] = bytes.words[i];
+        chunk_halves(row, chunk, words[0]);
     }
 };
 template <> struct Cache<CACHE_F16> : HalfCache<F16> {};
