@@ -7,8 +7,8 @@
 // before it may have.
 //
 // Bound by: bytes, those of the keys and values that a row sees, 2 * head_bytes a position and kv head; they
-// over the copy bandwidth are the floor. Products are few, (4 * head_dim operations a position and query
-// head), but not free: 8 query heads over an 8-bit cache are 30 operations a byte, more than lanes do beside all else.
+// over the copy bandwidth are the floor. Products are few, 4 * head_dim operations a position and query head,
+// but not free: 8 query heads over an 8-bit cache are 15 operations a byte, more than lanes do beside all else.
 #include "attention.cuh"
 
 #define WARPS 4
@@ -109,9 +109,9 @@ KERNEL(THREADS, attention_decode_per_head, const float* q, const uint8_t* keys, 
 // share of K, and of V, are 16 bytes of the cache. The scores come as the fragment that P^T must be.
 //
 // Bytes in flight: each warp has 16 keys and 16 values of its own in shared memory, and asks for the next
-// keys when these are multiplied, for the next values when those are. At head_dim 128 in f16 that is
-// 8 KiB a warp, 34 KiB a block, six blocks a multiprocessor (four at 163 KiB): 3.4 MiB in all would cover a latency of 700 ns
-// at 4.8 TB/s, 26 KiB a multiprocessor.
+// keys when these are multiplied, for the next values when those are. At head_dim 128 in f16 that is 8 KiB a
+// warp and, with the four blocks that registers and 163 KiB of shared memory leave room for, 128 KiB a
+// multiprocessor. A latency of 700 ns at 4.8 TB/s is covered by 26 KiB.
 
 // How a cache's elements become fragments: in one half each, or, of floats, in two. Elements of a quantized
 // type are rounded to f16.
@@ -143,9 +143,9 @@ template <> struct Cache<CACHE_F32> {
     }
 };
 
-// A head's bytes into shared memory, then zeros up to ROOM, by the lanes of half a warp (`lane` of 16). Where heads are no
-// multiple of 8 bytes, one may begin at an even address: copied are the words that it lies in, and it
-// begins in shared memory as far behind a multiple of four.
+// A head's bytes into shared memory, then zeros up to ROOM, by the lanes of half a warp (`lane` of 16). Where
+// heads are no multiple of 8 bytes, one may begin at an even address: copied are the words that it lies in,
+// and it begins in shared memory as far behind a multiple of four.
 template <bool QUANTIZED, int ROOM>
 DEVICE void copy_head(uint8_t* to, const uint8_t* from, int bytes, int lane, bool there) {
     const int end = there ? bytes : 0;
@@ -354,9 +354,9 @@ DEVICE void decode(const float* q, const uint8_t* keys, const uint8_t* values, c
 }
 
 // 2 is 3 with pieces that have no end. 3: `piece` positions each, so that a single long sequence fills the
-// device. Launch: grid (rows * n_kv_heads * tiles of 8 query heads, pieces of the longest row), 128 threads; with
-// head_dim rounded up to DIM, a multiple of 64, 128 * DIM bytes of shared memory or 128 times the least multiple of 16 above
-// the bytes of such a head, whichever are more. With one piece the result is written, else its parts:
+// device. Launch: grid (rows * n_kv_heads * tiles of 8 query heads, pieces of the longest row), 128 threads;
+// with head_dim rounded up to DIM, a multiple of 64, 128 * DIM bytes of shared memory or 128 times the least
+// multiple of 16 above the bytes of such a head, whichever are more. With one piece the result is written, else its parts:
 // `partial` [pieces of all rows, n_heads, head_dim] and `stats` [pieces of all rows, n_heads, 2], the greatest
 // score and the sum of weights.
 #define DECODE(name, type, groups, blocks)                                                                            \

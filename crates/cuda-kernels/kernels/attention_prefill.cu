@@ -275,8 +275,9 @@ DEVICE void prefill(const float* q, const uint8_t* keys, const uint8_t* values, 
         }
 }
 
-// Launch: grid (tiles of all spans, n_kv_heads), 128 threads, (queries + 128) * 2 * head_dim bytes of shared memory, head_dim
-// being the next of 64, 128 and 256: those between are padded with zeros. `converted` takes f32, Q8_0 and Q4_0.
+// Launch: grid (tiles of all spans, n_kv_heads), 128 threads, (queries + 128) * 2 * head_dim bytes of shared
+// memory, head_dim being the next of 64, 128 and 256: those between are padded with zeros. `converted` takes
+// f32, Q8_0 and Q4_0.
 #define PREFILL(name, half, dim, per_warp, converted)                                                                  \
     KERNEL_BLOCKS(THREADS, 2, attention_prefill_##name##_##dim, const float* q, const uint8_t* keys,              \
                   const uint8_t* values, const int* tables, const int* spans, float* out, int n_spans, int type,       \
