@@ -41,13 +41,15 @@ DEVICE void copy_now(const emulator::Copy& copy) {
 }
 
 template <int N> DEVICE void cp_async(void* to, const void* from, int read) {
-    if (reinterpret_cast<uintptr_t>(to) % N || (read > 0 && reinterpret_cast<uintptr_t>(from) % N))
+    if (reinterpret_cast<uintptr_t>(to) % N || reinterpret_cast<uintptr_t>(from) % N)
         emulator::fault("cp_async of an address that is not a multiple of its bytes");
     auto& fibre = *emulator::current;
     fibre.copies.push_back({to, from, N, unsigned(read), fibre.groups});
     if (emulator::copies_at_once) copy_now(fibre.copies.back());
 }
-DEVICE void cp_async_16(void* to, const void* from, bool there = true) { cp_async<16>(to, from, there ? 16 : 0); }
+DEVICE void cp_async_16(void* to, const void* from, bool there = true) {
+    cp_async<16>(to, there ? from : nullptr, there ? 16 : 0);
+}
 
 DEVICE void cp_async_commit() { ++emulator::current->groups; }
 

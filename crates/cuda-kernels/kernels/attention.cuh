@@ -71,31 +71,40 @@ DEVICE Bytes8 unaligned_8(const uint8_t* at) {
     return {{half_at(at) | words[0] << 16, words[0] >> 16 | uint32_t(half_at(at + 6)) << 16}};
 }
 
-// Chunk `chunk` of a head whose elements begin at `row`, as floats. Q8_0 and Q4_0 are those of GGML: blocks of
-// 32 with an f16 step d; int8 q stands for d q, nibbles, those of elements 0..16 low, for d (q - 8).
-DEVICE void chunk_q8_0(const uint8_t* row, int chunk, float (&x)[CHUNK]) {
-    const uint8_t* block = row + chunk / 4 * 34;
-    const Bytes8 q = unaligned_8(block + 2 + chunk % 4 * CHUNK);
-    const float d = to_float(f16{half_at(block)});
+// Chunk `chunk` of a head whose elements begin at `row`: as halves in words, or as floats. Q8_0 and Q4_0 are
+// those of GGML: blocks of 32 with an f16 step d; int8 q stands for d q, nibbles, those of elements 0..16 low,
+// for d (q - 8). A byte u below 0x64 is the f16 1024 + u: no conversion, and one rounding, that of the product.
+DEVICE void scaled_bytes(Bytes8 bytes, uint32_t bias, uint16_t d, uint32_t (&words)[4]) {
 #pragma unroll
-    for (int i = 0; i < CHUNK; ++i) x[i] = d * float(int8_t(q.words[i / 4] >> 8 * (i % 4)));
+    for (int i = 0; i < 4; ++i) {
+        const uint32_t pair = __byte_perm(bytes.words[i / 2], 0x64646464, i % 2 ? 0x4342 : 0x4140);
+        words[i] = fma_f16x2(sub_f16x2(pair, bias), d | uint32_t(d) << 16, 0);
+    }
 }
-DEVICE void chunk_q4_0(const uint8_t* row, int chunk, float (&x)[CHUNK]) {
+DEVICE void chunk_q8_0(const uint8_t* row, int chunk, uint32_t (&words)[4]) {
+    const uint8_t* block = row + chunk / 4 * 34;
+    Bytes8 q = unaligned_8(block + 2 + chunk % 4 * CHUNK);
+    for (int i = 0; i < 2; ++i) q.words[i] ^= 0x80808080;
+    scaled_bytes(q, 0x64806480, half_at(block), words);  // 1024 + 128
+}
+DEVICE void chunk_q4_0(const uint8_t* row, int chunk, uint32_t (&words)[4]) {
     const uint8_t* block = row + chunk / 4 * 18;
-    const Bytes8 q = unaligned_8(block + 2 + chunk % 2 * CHUNK);
-    const float d = to_float(f16{half_at(block)});
-    const int shift = chunk % 4 / 2 * 4;
+    Bytes8 q = unaligned_8(block + 2 + chunk % 2 * CHUNK);
+    for (int i = 0; i < 2; ++i) q.words[i] = q.words[i] >> chunk % 4 / 2 * 4 & 0x0f0f0f0f;
+    scaled_bytes(q, 0x64086408, half_at(block), words);  // 1024 + 8
+}
+DEVICE void chunk_halves(const uint8_t* row, int chunk, uint32_t (&words)[4]) {
+    const Bytes16 bytes = reinterpret_cast<const Bytes16*>(row)[chunk];
 #pragma unroll
-    for (int i = 0; i < CHUNK; ++i) x[i] = d * float(int(q.words[i / 4] >> (8 * (i % 4) + shift) & 15) - 8);
+    for (int i = 0; i < 4; ++i) words[i] = bytes.words[i];
+}
+template <class HALF> DEVICE void widen(const uint32_t (&words)[4], float (&x)[CHUNK]) {
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i) x[i] = i % 2 ? HALF::high(words[i / 2]) : HALF::low(words[i / 2]);
 }
 DEVICE void chunk_f32(const uint8_t* row, int chunk, float (&x)[CHUNK]) {
     const Bytes16* at = reinterpret_cast<const Bytes16*>(row) + 2 * chunk;
     const Bytes16 a = at[0], b = at[1];
 #pragma unroll
     for (int i = 0; i < CHUNK; ++i) x[i] = __uint_as_float(i < 4 ? a.words[i] : b.words[i - 4]);
-}
-template <class HALF> DEVICE void chunk_halves(const uint8_t* row, int chunk, float (&x)[CHUNK]) {
-    const Bytes16 a = reinterpret_cast<const Bytes16*>(row)[chunk];
-#pragma unroll
-    for (int i = 0; i < CHUNK; ++i) x[i] = i % 2 ? HALF::high(a.words[i / 2]) : HALF::low(a.words[i / 2]);
 }

@@ -7,8 +7,8 @@
 // before it may have.
 //
 // Bound by: bytes, those of the keys and values that a row sees, 2 * head_bytes a position and kv head; they
-// over the copy bandwidth are the floor. Products are few, (4 * head_dim operations a position and query
-// head), but not free: 8 query heads over an 8-bit cache are 30 operations a byte, more than lanes do beside all else.
+// over the copy bandwidth are the floor. Products are few, 4 * head_dim operations a position and query head,
+// but not free: 8 query heads over an 8-bit cache are 15 operations a byte, more than lanes do beside all else.
 #include "attention.cuh"
 
 #define WARPS 4
@@ -44,18 +44,18 @@ DEVICE int pieces_of(const Seen& seen, int piece) {
 // ---- 1: a block a row and query head ------------------------------------------------------------
 
 DEVICE void read_chunk(int type, const uint8_t* row, int chunk, float (&x)[CHUNK]) {
-    switch (type) {
-        case CACHE_F16: return chunk_halves<F16>(row, chunk, x);
-        case CACHE_BF16: return chunk_halves<BF16>(row, chunk, x);
-        case CACHE_F32: return chunk_f32(row, chunk, x);
-        case CACHE_Q8_0: return chunk_q8_0(row, chunk, x);
-        default: return chunk_q4_0(row, chunk, x);
-    }
+    uint32_t words[4];
+    if (type == CACHE_F32) return chunk_f32(row, chunk, x);
+    if (type == CACHE_Q8_0) chunk_q8_0(row, chunk, words);
+    else if (type == CACHE_Q4_0) chunk_q4_0(row, chunk, words);
+    else chunk_halves(row, chunk, words);
+    if (type == CACHE_BF16) widen<BF16>(words, x);
+    else widen<F16>(words, x);
 }
 
 // 1: each warp takes every fourth position, a lane eight elements of it: a sum over the warp gives the score,
 // the softmax is online (Milakov and Gimelshein 2018, alg. 3). Heads that share keys read them again each,
-// and a row of one sequence has no more blocks than heads, far too few for the device. In float throughout.
+// and a row of one sequence has no more blocks than heads, far too few for the device. Sums of floats throughout.
 // Launch: grid (rows, n_heads), 128 threads.
 KERNEL(THREADS, attention_decode_per_head, const float* q, const uint8_t* keys, const uint8_t* values, const int* tables,
        const int* rows, const int* branches, float* out, int type, int n_heads, int n_kv_heads, int head_dim,
@@ -109,9 +109,9 @@ KERNEL(THREADS, attention_decode_per_head, const float* q, const uint8_t* keys, 
 // share of K, and of V, are 16 bytes of the cache. The scores come as the fragment that P^T must be.
 //
 // Bytes in flight: each warp has 16 keys and 16 values of its own in shared memory, and asks for the next
-// keys when these are multiplied, for the next values when those are. At head_dim 128 in f16 that is
-// 8 KiB a warp, 34 KiB a block, six blocks a multiprocessor (four at 163 KiB): 3.4 MiB in all would cover a latency of 700 ns
-// at 4.8 TB/s, 26 KiB a multiprocessor.
+// keys when these are multiplied, for the next values when those are. At head_dim 128 in f16 that is 8 KiB a
+// warp and, with the four blocks that registers and 163 KiB of shared memory leave room for, 128 KiB a
+// multiprocessor. A latency of 700 ns at 4.8 TB/s is covered by 26 KiB.
 
 // How a cache's elements become fragments: in one half each, or, of floats, in two. Elements of a quantized
 // type are rounded to f16.
@@ -119,20 +119,15 @@ template <int TYPE> struct Cache {
     typedef F16 Half;
     static constexpr int PARTS = 1, BLOCK = TYPE == CACHE_Q8_0 ? 34 : 18, PER_BLOCK = 32;
     DEVICE void read(const uint8_t* row, int chunk, uint32_t (&words)[1][4]) {
-        float x[CHUNK];
-        if constexpr (TYPE == CACHE_Q8_0) chunk_q8_0(row, chunk, x);
-        else chunk_q4_0(row, chunk, x);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) words[0][i] = pack_f16(x[2 * i], x[2 * i + 1]);
+        if constexpr (TYPE == CACHE_Q8_0) chunk_q8_0(row, chunk, words[0]);
+        else chunk_q4_0(row, chunk, words[0]);
     }
 };
 template <class HALF> struct HalfCache {
     typedef HALF Half;
     static constexpr int PARTS = 1, BLOCK = 2, PER_BLOCK = 1;
     DEVICE void read(const uint8_t* row, int chunk, uint32_t (&words)[1][4]) {
-        const Bytes16 bytes = reinterpret_cast<const Bytes16*>(row)[chunk];
-#pragma unroll
-        for (int i = 0; i < 4; ++i) words[0][i] = bytes.words[i];
+        chunk_halves(row, chunk, words[0]);
     }
 };
 template <> struct Cache<CACHE_F16> : HalfCache<F16> {};
@@ -148,19 +143,24 @@ template <> struct Cache<CACHE_F32> {
     }
 };
 
-// A head's bytes into shared memory, then zeros up to ROOM, by the lanes of half a warp (`lane` of 16). Where heads are no
-// multiple of 8 bytes, one may begin at an even address: copied are the words that it lies in, and it
-// begins in shared memory as far behind a multiple of four.
-template <bool QUANTIZED, int ROOM> DEVICE void copy_head(uint8_t* to, const uint8_t* from, int bytes, int lane) {
+// A head's bytes into shared memory, then zeros up to ROOM, by the lanes of half a warp (`lane` of 16). Where
+// heads are no multiple of 8 bytes, one may begin at an even address: copied are the words that it lies in,
+// and it begins in shared memory as far behind a multiple of four.
+template <bool QUANTIZED, int ROOM>
+DEVICE void copy_head(uint8_t* to, const uint8_t* from, int bytes, int lane, bool there) {
+    const int end = there ? bytes : 0;
     if (!QUANTIZED) {
 #pragma unroll
-        for (int i = lane * 16; i < ROOM; i += 16 * 16) cp_async_16(to + i, from + min(i, bytes - 16), i < bytes);
+        for (int i = lane * 16; i < ROOM; i += 16 * 16) cp_async_16(to + i, i < end ? from + i : from, i < end);
     } else if (bytes % 8 == 0) {
-        for (int i = lane * 8; i < ROOM; i += 8 * 16) cp_async<8>(to + i, from + min(i, max(bytes, 8) - 8), i < bytes ? 8 : 0);
+        for (int i = lane * 8; i < ROOM; i += 8 * 16) cp_async<8>(to + i, i < end ? from + i : from, i < end ? 8 : 0);
     } else {
+        // Even where nothing is read the address must be a multiple of four.
         const int before = reinterpret_cast<uint64_t>(from) % 4;
-        for (int i = lane * 4; i < ROOM; i += 4 * 16)
-            cp_async<4>(to + i, from - before + min(i, bytes), max(0, min(4, before + bytes - i)));
+        for (int i = lane * 4; i < ROOM; i += 4 * 16) {
+            const int read = there ? max(0, min(4, before + end - i)) : 0;
+            cp_async<4>(to + i, from - before + (read > 0 ? i : 0), read);
+        }
     }
 }
 
@@ -224,7 +224,7 @@ DEVICE void decode(const float* q, const uint8_t* keys, const uint8_t* values, c
             for (int row = lane / 16; row < TILE; row += 2) {
                 const bool there = tile + row < count;
                 const int64_t head = listed[there ? tile + row : 0];
-                copy_head<QUANTIZED, ROOM>(own + row * STRIDE, from + head * bytes, there ? bytes : 0, lane % 16);
+                copy_head<QUANTIZED, ROOM>(own + row * STRIDE, from + head * bytes, bytes, lane % 16, there);
             }
         };
         // Where that head is, see copy_head.
@@ -354,9 +354,9 @@ DEVICE void decode(const float* q, const uint8_t* keys, const uint8_t* values, c
 }
 
 // 2 is 3 with pieces that have no end. 3: `piece` positions each, so that a single long sequence fills the
-// device. Launch: grid (rows * n_kv_heads * tiles of 8 query heads, pieces of the longest row), 128 threads; with
-// head_dim rounded up to DIM, a multiple of 64, 128 * DIM bytes of shared memory or 128 times the least multiple of 16 above
-// the bytes of such a head, whichever are more. With one piece the result is written, else its parts:
+// device. Launch: grid (rows * n_kv_heads * tiles of 8 query heads, pieces of the longest row), 128 threads;
+// with head_dim rounded up to DIM, a multiple of 64, 128 * DIM bytes of shared memory or 128 times the least
+// multiple of 16 above the bytes of such a head, whichever are more. With one piece the result is written, else its parts:
 // `partial` [pieces of all rows, n_heads, head_dim] and `stats` [pieces of all rows, n_heads, 2], the greatest
 // score and the sum of weights.
 #define DECODE(name, type, groups, blocks)                                                                            \

@@ -17,16 +17,18 @@
 //
 // Four warps have 16 or 32 queries each. What is where:
 //
-//   head_dim   queries   keys    shared memory     accumulators        blocks a multiprocessor
-//                        a tile  Q + K + V, KiB    O + S, registers    163 KiB / 227 KiB
-//   64         128       64      16 + 8 + 8        64 + 64             3 / 3, by registers
-//   128        128       64      32 + 16 + 16      128 + 64            2 / 2, by registers
-//   256        64        64      32 + 32 + 32      128 + 32            1 / 2
+//   head_dim   queries   keys     shared memory      accumulators        blocks a multiprocessor
+//              a tile    a tile   Q + K + V, KiB     O + S, registers    163 KiB / 227 KiB
+//   64         128       64       16 + 8 + 8         64 + 64             2 / 2, by registers
+//   128        128       64       32 + 16 + 16       128 + 64            2 / 2, by registers
+//   256        64        64       32 + 32 + 32       128 + 32            1 / 2
 //
 // 32 queries a warp, so that a fragment of K or V that was read from shared memory is multiplied twice: with
-// 16 the reads would take as long as the products. At 256 the accumulators of 32 do not fit into 255
-// registers. One buffer of keys and one of values: the next values are asked for before Q K^T, the next
-// keys before the softmax and P V, and the second block of a multiprocessor computes while one waits.
+// 16 the reads would take as long as the products. That leaves no registers for Q: its fragments are read
+// again for every tile of keys, once for eight products with them. At 256 the accumulators of 32 queries do
+// not fit into 255 registers. There is one buffer of keys and one of values: the next values are asked for
+// before Q K^T, the next keys before the softmax and P V, and the second block of a multiprocessor computes while
+// the first waits.
 // Tiles are swizzled: chunk c (16 bytes) of row r lies at c ^ r % 8, so that the eight rows of an 8x8 matrix are in
 // different banks.
 #include "attention.cuh"
@@ -55,16 +57,18 @@ DEVICE void fill(uint8_t* tile, const uint8_t* from, const int* heads, int type,
         const uint8_t* at = from + (there ? int64_t(head) * bytes : 0);
         uint8_t* to = chunk_of<DIM>(tile, row, chunk);
         if constexpr (CONVERTED) {
-            float x[CHUNK] = {};
-            if (there) {
-                if (type == CACHE_F32) chunk_f32(at, chunk, x);
-                else if (type == CACHE_Q8_0) chunk_q8_0(at, chunk, x);
-                else chunk_q4_0(at, chunk, x);
-            }
-            Bytes16 words;
+            uint32_t words[4] = {};
+            if (there && type == CACHE_Q8_0) {
+                chunk_q8_0(at, chunk, words);
+            } else if (there && type == CACHE_Q4_0) {
+                chunk_q4_0(at, chunk, words);
+            } else if (there) {
+                float x[CHUNK];
+                chunk_f32(at, chunk, x);
 #pragma unroll
-            for (int e = 0; e < 4; ++e) words.words[e] = F16::pack(F16::bounded(x[2 * e]), F16::bounded(x[2 * e + 1]));
-            *reinterpret_cast<Bytes16*>(to) = words;
+                for (int e = 0; e < 4; ++e) words[e] = F16::pack(F16::bounded(x[2 * e]), F16::bounded(x[2 * e + 1]));
+            }
+            *reinterpret_cast<Bytes16*>(to) = {{words[0], words[1], words[2], words[3]}};
         } else {
             cp_async_16(to, at + (there ? chunk * 16 : 0), there);
         }
@@ -271,12 +275,13 @@ DEVICE void prefill(const float* q, const uint8_t* keys, const uint8_t* values, 
         }
 }
 
-// Launch: grid (tiles of all spans, n_kv_heads), 128 threads, (queries + 128) * 2 * head_dim bytes of shared memory, head_dim
-// being the next of 64, 128 and 256: those between are padded with zeros. `converted` takes f32, Q8_0 and Q4_0.
+// Launch: grid (tiles of all spans, n_kv_heads), 128 threads, (queries + 128) * 2 * head_dim bytes of shared
+// memory, head_dim being the next of 64, 128 and 256: those between are padded with zeros. `converted` takes
+// f32, Q8_0 and Q4_0.
 #define PREFILL(name, half, dim, per_warp, converted)                                                                  \
-    KERNEL(THREADS, attention_prefill_##name##_##dim, const float* q, const uint8_t* keys, const uint8_t* values,      \
-           const int* tables, const int* spans, float* out, int n_spans, int type, int n_heads, int n_kv_heads,        \
-           int head_dim, int block_size, int window, float scale, float softcap) {                                     \
+    KERNEL_BLOCKS(THREADS, 2, attention_prefill_##name##_##dim, const float* q, const uint8_t* keys,              \
+                  const uint8_t* values, const int* tables, const int* spans, float* out, int n_spans, int type,       \
+                  int n_heads, int n_kv_heads, int head_dim, int block_size, int window, float scale, float softcap) { \
         prefill<half, dim, per_warp, converted>(q, keys, values, tables, spans, out, n_spans, type, n_heads,           \
                                                 n_kv_heads, head_dim, block_size, window, scale, softcap);             \
     }

@@ -218,8 +218,8 @@ fn prefill(
     }
     let cache = shape.cache()?;
     let (which, dim, queries) = match shape.head_dim {
-        ..=64 => (0, 64, 128),
-        ..=128 => (1, 128, 128),
+        0..=64 => (0, 64, 128),
+        65..=128 => (1, 128, 128),
         _ => (2, 256, 64),
     };
     let heads = shape.n_heads / shape.n_kv_heads;
