@@ -163,7 +163,7 @@ impl<'a> Halves<'a> {
                 };
                 // SAFETY: all are as long as was checked or allocated; the pool gives the workspace to what is
                 // launched later alone.
-                return unsafe { blas.multiply(&product) };
+                return gpu.pool.work("cuBLASLt", |_| unsafe { blas.multiply(&product) });
             }
         }
         let tile = match Tile::of(self.gemm) {
