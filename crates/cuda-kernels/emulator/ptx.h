@@ -24,6 +24,7 @@ DEVICE uint32_t fma_f16x2(uint32_t a, uint32_t b, uint32_t c) {
     return half(0) | half(16) << 16;
 }
 DEVICE uint32_t sub_f16x2(uint32_t a, uint32_t b) { return fma_f16x2(b, 0xbc00bc00, a); }
+DEVICE float exp2_approx(float x) { return std::exp2(x); }
 
 DEVICE int dp4a(int a, int b, int c) {
     for (int i = 0; i < 4; ++i) c += int(int8_t(a >> 8 * i)) * int(int8_t(b >> 8 * i));
@@ -31,17 +32,18 @@ DEVICE int dp4a(int a, int b, int c) {
 }
 
 DEVICE void copy_now(const emulator::Copy& copy) {
-    if (copy.there) std::memcpy(copy.to, copy.from, 16);
-    else std::memset(copy.to, 0, 16);
+    if (copy.read > 0) std::memcpy(copy.to, copy.from, copy.read);
+    std::memset(static_cast<char*>(copy.to) + copy.read, 0, copy.bytes - copy.read);
 }
 
-DEVICE void cp_async_16(void* to, const void* from, bool there = true) {
-    if (reinterpret_cast<uintptr_t>(to) % 16 || (there && reinterpret_cast<uintptr_t>(from) % 16))
-        emulator::fault("cp_async_16 of an address that is not a multiple of 16");
+template <int N> DEVICE void cp_async(void* to, const void* from, int read) {
+    if (reinterpret_cast<uintptr_t>(to) % N || (read > 0 && reinterpret_cast<uintptr_t>(from) % N))
+        emulator::fault("cp_async of an address that is not a multiple of its bytes");
     auto& fibre = *emulator::current;
-    fibre.copies.push_back({to, from, there, fibre.groups});
+    fibre.copies.push_back({to, from, N, unsigned(read), fibre.groups});
     if (emulator::copies_at_once) copy_now(fibre.copies.back());
 }
+DEVICE void cp_async_16(void* to, const void* from, bool there = true) { cp_async<16>(to, from, there ? 16 : 0); }
 
 DEVICE void cp_async_commit() { ++emulator::current->groups; }
 

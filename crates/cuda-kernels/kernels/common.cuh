@@ -6,6 +6,7 @@
 //
 // Rules that both sides rely on:
 // - A kernel begins with KERNEL(threads, name, parameters...): `threads` is the most a block may have.
+//   KERNEL_BLOCKS(threads, blocks, ...) also says how many blocks a multiprocessor should have registers for.
 // - Shared memory is SHARED(type, name, count), at the top of a kernel, or DYNAMIC_SHARED once.
 // - Every thread of a block reaches each __syncthreads(), every lane of a warp each shuffle, ldmatrix
 //   and mma: no early return before one. Blocks have whole warps.
@@ -91,6 +92,13 @@ DEVICE uint32_t fma_f16x2(uint32_t a, uint32_t b, uint32_t c) {
     return y;
 }
 
+// 2 to the power of x, up to 2 in the last place; what is below the normal numbers becomes zero.
+DEVICE float exp2_approx(float x) {
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
 // c + the sum of four products of signed bytes.
 DEVICE int dp4a(int a, int b, int c) {
     asm("dp4a.s32.s32 %0, %1, %2, %0;" : "+r"(c) : "r"(a), "r"(b));
@@ -108,6 +116,11 @@ DEVICE uint32_t shared_address(const void* p) {
 DEVICE void cp_async_16(void* to, const void* from, bool there = true) {
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;"
                  :: "r"(shared_address(to)), "l"(from), "r"(there ? 16 : 0) : "memory");
+}
+// The same of N = 4, 8 or 16 bytes, both aligned to N; the first `bytes` are read, the others become zeros.
+template <int N> DEVICE void cp_async(void* to, const void* from, int bytes) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
+                 :: "r"(shared_address(to)), "l"(from), "n"(N), "r"(bytes) : "memory");
 }
 DEVICE void cp_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 template <int N> DEVICE void cp_async_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(N) : "memory"); }

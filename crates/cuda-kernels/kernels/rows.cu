@@ -3,6 +3,7 @@
 // Bound by: bytes. Floor: what is read and what is written over the copy bandwidth; for each kernel as it
 // says. Indices are int32. One that is not in the matrix reads no memory: its row is filled with what is not a
 // number, so that it shows.
+#include "blocks.cuh"
 #include "reduce.cuh"
 
 #define NOT_A_NUMBER __uint_as_float(0x7fc00000u)
@@ -131,38 +132,57 @@ KERNEL(1024, top_k_block, const float* x, int* columns, float* values, int rows,
 }
 
 // Rows of a table of any type, as f32: the embedding. What a row takes in the table and 4 bytes an element.
-// Launch as gather_rows.
-struct PlainF32 {
-    static constexpr int LEN = 1, BYTES = 4;
-    DEVICE float decode(const uint8_t* block, int) { return *reinterpret_cast<const float*>(block); }
-};
-struct PlainF16 {
-    static constexpr int LEN = 1, BYTES = 2;
-    DEVICE float decode(const uint8_t* block, int) { return to_float(*reinterpret_cast<const f16*>(block)); }
-};
-struct PlainBf16 {
-    static constexpr int LEN = 1, BYTES = 2;
-    DEVICE float decode(const uint8_t* block, int) { return to_float(*reinterpret_cast<const bf16*>(block)); }
-};
-
-template <class T> DEVICE void embed(const uint8_t* table, const int* ids, float* out, int rows, int n, int cols) {
+// Launch as gather_rows; of plain numbers a thread takes one at a time, of blocks four.
+template <class T> DEVICE void embed_plain(const T* table, const int* ids, float* out, int rows, int n, int cols) {
     const int step = gridDim.x * blockDim.x, first = blockIdx.x * blockDim.x + threadIdx.x;
-    const int64_t row_bytes = int64_t(cols / T::LEN) * T::BYTES;
     for (int row = blockIdx.y; row < n; row += gridDim.y) {
         const int id = ids[row];
         const bool there = id >= 0 && id < rows;
-        const uint8_t* from = table + id * row_bytes;
 #pragma unroll 4
         for (int i = first; i < cols; i += step)
-            out[int64_t(row) * cols + i] = there ? T::decode(from + int64_t(i / T::LEN) * T::BYTES, i % T::LEN) : NOT_A_NUMBER;
+            out[int64_t(row) * cols + i] = there ? to_float(table[int64_t(id) * cols + i]) : NOT_A_NUMBER;
     }
 }
 
-#define EMBED(name, TYPE)                                                                                \
-    KERNEL(256, name, const uint8_t* table, const int* ids, float* out, int rows, int n, int cols) {     \
-        embed<TYPE>(table, ids, out, rows, n, cols);                                                     \
+template <class B> DEVICE void embed_blocks(const B* table, const int* ids, float* out, int rows, int n, int cols) {
+    const int step = gridDim.x * blockDim.x, first = blockIdx.x * blockDim.x + threadIdx.x;
+    for (int row = blockIdx.y; row < n; row += gridDim.y) {
+        const int id = ids[row];
+        const bool there = id >= 0 && id < rows;
+        const B* from = table + int64_t(there ? id : 0) * (cols / B::LEN);
+        for (int i = first; i < cols / 4; i += step) {
+            Floats<4> x;
+            decode<4>(from[i / (B::LEN / 4)], i % (B::LEN / 4), x.at);
+#pragma unroll
+            for (int e = 0; e < 4; ++e) x.at[e] = there ? x.at[e] : NOT_A_NUMBER;
+            store<4>(out + int64_t(row) * cols + 4 * i, x);
+        }
+    }
+}
+
+#define EMBED(name, TYPE, HOW)                                                                        \
+    KERNEL(256, embed_##name, const TYPE* table, const int* ids, float* out, int rows, int n, int cols) { \
+        HOW(table, ids, out, rows, n, cols);                                                          \
     }
 
-EMBED(embed_f32, PlainF32)
-EMBED(embed_f16, PlainF16)
-EMBED(embed_bf16, PlainBf16)
+EMBED(f32, float, embed_plain)
+EMBED(f16, f16, embed_plain)
+EMBED(bf16, bf16, embed_plain)
+EMBED(q1_0, BlockQ1_0, embed_blocks)
+EMBED(q2_0, BlockQ2_0, embed_blocks)
+EMBED(q4_0, BlockQ4_0, embed_blocks)
+EMBED(q4_1, BlockQ4_1, embed_blocks)
+EMBED(q5_0, BlockQ5_0, embed_blocks)
+EMBED(q5_1, BlockQ5_1, embed_blocks)
+EMBED(q8_0, BlockQ8_0, embed_blocks)
+EMBED(q2_k, BlockQ2K, embed_blocks)
+EMBED(q3_k, BlockQ3K, embed_blocks)
+EMBED(q4_k, BlockQ4K, embed_blocks)
+EMBED(q5_k, BlockQ5K, embed_blocks)
+EMBED(q6_k, BlockQ6K, embed_blocks)
+EMBED(iq4_nl, BlockIq4Nl, embed_blocks)
+EMBED(iq4_xs, BlockIq4Xs, embed_blocks)
+EMBED(tq1_0, BlockTq1_0, embed_blocks)
+EMBED(tq2_0, BlockTq2_0, embed_blocks)
+EMBED(mxfp4, BlockMxfp4, embed_blocks)
+EMBED(nvfp4, BlockNvfp4, embed_blocks)

@@ -210,7 +210,7 @@ fn library(source: &'static Source) -> Result<PathBuf> {
     let sanitize = std::env::var_os("INFINITY_EMULATOR_SANITIZE").is_some();
     let mut flags: Vec<&str> =
         "-std=c++17 -O2 -march=native -fPIC -shared -fno-strict-aliasing -fvisibility=hidden \
-        -Wall -Wextra -Wno-unused-function -Wno-unused-parameter -Wno-unknown-pragmas -Werror"
+        -Wall -Wextra -Wno-unused-function -Wno-unused-parameter -Wno-unknown-pragmas"
             .split_ascii_whitespace()
             .collect();
     if sanitize {

@@ -14,6 +14,7 @@ pub struct Source {
 /// What sources include, by name.
 pub const HEADERS: &[Source] = &[
     Source { name: "common.cuh", text: include_str!("../kernels/common.cuh") },
+    Source { name: "attention.cuh", text: include_str!("../kernels/attention.cuh") },
     Source { name: "blocks.cuh", text: include_str!("../kernels/blocks.cuh") },
     Source { name: "gemv.cuh", text: include_str!("../kernels/gemv.cuh") },
     Source { name: "gemm.cuh", text: include_str!("../kernels/gemm.cuh") },

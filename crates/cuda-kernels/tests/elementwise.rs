@@ -55,11 +55,17 @@ fn sums_products_and_caps() {
                 f(&buffer);
                 download(&buffer, n)
             };
-            let want = |f: &dyn Fn(f32, f32) -> f32| -> Vec<f32> { x.iter().zip(&y).map(|(&x, &y)| f(x, y)).collect() };
+            let want = |f: &dyn Fn(f32, f32) -> f32| -> Vec<f32> {
+                x.iter().zip(&y).map(|(&x, &y)| f(x, y)).collect()
+            };
             let b = upload(gpu, &y, shift);
             assert_eq!(run(&|a| add(gpu, a, &b, n).unwrap()), want(&|x, y| x + y), "{name}: {n}");
             assert_eq!(run(&|a| mul(gpu, a, &b, n).unwrap()), want(&|x, y| x * y), "{name}: {n}");
-            assert_eq!(run(&|a| scale(gpu, a, n, 0.3).unwrap()), want(&|x, _| x * 0.3), "{name}: {n}");
+            assert_eq!(
+                run(&|a| scale(gpu, a, n, 0.3).unwrap()),
+                want(&|x, _| x * 0.3),
+                "{name}: {n}"
+            );
             let capped = run(&|a| softcap(gpu, a, n, 3.0).unwrap());
             let exact: Vec<f64> = x.iter().map(|&x| 3.0 * (f64::from(x) / 3.0).tanh()).collect();
             assert_close(&capped, &exact, 1e-6, name);
@@ -106,7 +112,8 @@ fn gates_and_values_from_one_product() {
             let out = upload(gpu, &vec![f32::NAN; rows * width], 0);
             let both = gpu.upload(&x).unwrap();
             gated_pair(gpu, Activation::Silu, &both, &out, rows, width).unwrap();
-            let halves = x.chunks_exact(2 * width).flat_map(|row| row[..width].iter().zip(&row[width..]));
+            let halves =
+                x.chunks_exact(2 * width).flat_map(|row| row[..width].iter().zip(&row[width..]));
             let silu = |x: f32| exact(Activation::Silu, f64::from(x));
             let want: Vec<f64> = halves.map(|(&g, &u)| silu(g) * f64::from(u)).collect();
             assert_close(&download(&out, rows * width), &want, 1e-6, name);
@@ -190,7 +197,9 @@ fn rows_become_shares() {
             let x: Vec<f32> = (0..rows * cols).map(|i| (i % 13 + 1) as f32).collect();
             let shares = upload(gpu, &x, 0);
             normalise_rows(gpu, &shares, rows, cols).unwrap();
-            let share = |row: &[f32]| -> Vec<f32> { row.iter().map(|x| x / row.iter().sum::<f32>()).collect() };
+            let share = |row: &[f32]| -> Vec<f32> {
+                row.iter().map(|x| x / row.iter().sum::<f32>()).collect()
+            };
             let want: Vec<f32> = x.chunks_exact(cols).flat_map(share).collect();
             assert_eq!(download(&shares, rows * cols), want, "{name}");
         }
@@ -201,7 +210,8 @@ fn rows_become_shares() {
 fn what_does_not_fit_is_refused() {
     on_each(|gpu, _| {
         let (long, short) = (poisoned(gpu, 4 * 64), poisoned(gpu, 4 * 64 - 1));
-        let length = |result| assert!(matches!(result, Err(Error::Length { expected: 256, got: 255, .. })));
+        let length =
+            |result| assert!(matches!(result, Err(Error::Length { expected: 256, got: 255, .. })));
         length(add(gpu, &short, &long, 64));
         length(mul(gpu, &long, &short, 64));
         length(scale(gpu, &short, 64, 2.0));

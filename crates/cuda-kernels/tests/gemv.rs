@@ -5,7 +5,8 @@ mod common;
 use blocks::DType;
 use common::{assert_close, normal, on_each, poisoned, random};
 use cuda_kernels::ops::gemv::{
-    Gemv, Int8, Shape, W4, Weight, linear_int8, linear_small, linear_w4a16, supported, workspace_bytes,
+    Gemv, Int8, Shape, W4, Weight, linear_int8, linear_small, linear_w4a16, supported,
+    workspace_bytes,
 };
 use cuda_kernels::{Buffer, Error, Gpu};
 use half::{bf16, f16};
@@ -48,7 +49,8 @@ fn decoded(dtype: DType, bytes: &[u8], elements: usize) -> Vec<f32> {
 
 fn product(x: &[f64], w: &[f32], bias: Option<&[f32]>, Shape { m, n, k }: Shape) -> Vec<f64> {
     let element = |i: usize, row: usize| -> f64 {
-        let sum: f64 = x[i * k..][..k].iter().zip(&w[row * k..][..k]).map(|(x, &w)| x * f64::from(w)).sum();
+        let sum: f64 =
+            x[i * k..][..k].iter().zip(&w[row * k..][..k]).map(|(x, &w)| x * f64::from(w)).sum();
         sum + bias.map_or(0.0, |bias| f64::from(bias[row]))
     };
     (0..m).flat_map(|i| (0..n).map(move |row| (i, row))).map(|(i, row)| element(i, row)).collect()
@@ -108,7 +110,8 @@ fn block_types_agree_with_sums_in_f64() {
             let loose = product(&exact, &w, Some(&bias), all);
             on_each(|gpu, device| {
                 let (matrix, bias) = (gpu.upload(&bytes).unwrap(), gpu.upload(&bias).unwrap());
-                let (q, scales) = (gpu.upload(&rounded.q).unwrap(), gpu.upload(&rounded.scales).unwrap());
+                let (q, scales) =
+                    (gpu.upload(&rounded.q).unwrap(), gpu.upload(&rounded.scales).unwrap());
                 let weight = Weight { dtype, bytes: &matrix, bias: Some(&bias) };
                 let x = Int8 { q: &q, scales: &scales };
                 let run = |gemv, m: usize| {
@@ -128,7 +131,12 @@ fn block_types_agree_with_sums_in_f64() {
                 }
                 if dtype == DType::Q4_0 {
                     for gemv in [Gemv::Thread, Gemv::Warp] {
-                        assert_close(&run(gemv, 2), &tight[..2 * n], 1e-5, &format!("{what}, {gemv:?}"));
+                        assert_close(
+                            &run(gemv, 2),
+                            &tight[..2 * n],
+                            1e-5,
+                            &format!("{what}, {gemv:?}"),
+                        );
                     }
                 }
             });
@@ -206,7 +214,9 @@ fn strips(q: &[u8], n: usize, k: usize) -> Vec<u32> {
 
 #[test]
 fn four_bits_in_groups_agree_with_sums_in_f64() {
-    for (n, k, with_zeros) in [(1, 128, false), (45, 1408, true), (560, 128, true), (64, 2048, false)] {
+    for (n, k, with_zeros) in
+        [(1, 128, false), (45, 1408, true), (560, 128, true), (64, 2048, false)]
+    {
         let all = Shape { m: 8, n, k };
         let mut random = random(k as u64);
         let (rows, groups) = (n.next_multiple_of(32), k / 128);
@@ -215,7 +225,8 @@ fn four_bits_in_groups_agree_with_sums_in_f64() {
         if with_zeros {
             zeros.iter_mut().for_each(|z| *z = (random.next_u32() % 17) as u8);
         }
-        let scales: Vec<f16> = normal(&mut random, groups * rows, 0.01).into_iter().map(f16::from_f32).collect();
+        let scales: Vec<f16> =
+            normal(&mut random, groups * rows, 0.01).into_iter().map(f16::from_f32).collect();
         let (x, bias) = (normal(&mut random, 8 * k, 1.0), normal(&mut random, n, 1.0));
         let number = |i: usize| {
             let at = i % k / 128 * rows + i / k;
@@ -233,7 +244,9 @@ fn four_bits_in_groups_agree_with_sums_in_f64() {
             let weight = W4 { words: &words, scales: &scales, zeros: with_zeros.then_some(&zeros) };
             let run = |m| {
                 let shape = Shape { m, ..all };
-                result(gpu, shape, |y| linear_w4a16(gpu, &x, &weight, Some(&bias), y, shape).unwrap())
+                result(gpu, shape, |y| {
+                    linear_w4a16(gpu, &x, &weight, Some(&bias), y, shape).unwrap()
+                })
             };
             let (got, what) = (run(8), format!("{device}, {all:?}"));
             // Tensor cores cut the sums of a product's terms to somewhat less than f32 has.
@@ -248,7 +261,12 @@ fn four_bits_in_groups_agree_with_sums_in_f64() {
 
 #[test]
 fn what_does_not_fit_is_refused() {
-    assert!(supported(DType::Q4_K) && supported(DType::BF16) && !supported(DType::Q2_K) && !supported(DType::F64));
+    assert!(
+        supported(DType::Q4_K)
+            && supported(DType::BF16)
+            && !supported(DType::Q2_K)
+            && !supported(DType::F64)
+    );
     on_each(|gpu, _| {
         let buffer = |bytes| gpu.filled(0, bytes).unwrap();
         let (long, y) = (buffer(4096), buffer(4096));
@@ -258,21 +276,48 @@ fn what_does_not_fit_is_refused() {
         };
         let with = |dtype, shape| small(dtype, &long, &long, &y, shape, &long);
         assert!(with(DType::Q4_0, shape).is_ok());
-        assert!(matches!(with(DType::Q4_0, Shape { m: 9, ..shape }), Err(Error::Unsupported { .. })));
-        assert!(matches!(with(DType::Q4_0, Shape { k: 48, ..shape }), Err(Error::Unsupported { .. })));
-        assert!(matches!(with(DType::Q2_K, Shape { k: 256, ..shape }), Err(Error::Unsupported { .. })));
+        assert!(matches!(
+            with(DType::Q4_0, Shape { m: 9, ..shape }),
+            Err(Error::Unsupported { .. })
+        ));
+        assert!(matches!(
+            with(DType::Q4_0, Shape { k: 48, ..shape }),
+            Err(Error::Unsupported { .. })
+        ));
+        assert!(matches!(
+            with(DType::Q2_K, Shape { k: 256, ..shape }),
+            Err(Error::Unsupported { .. })
+        ));
         assert!(matches!(with(DType::F64, shape), Err(Error::Unsupported { .. })));
         let w = long.slice(0..4 * 2 * 18 - 1);
-        assert!(matches!(small(DType::Q4_0, &long, &w, &y, shape, &long), Err(Error::Length { expected: 144, .. })));
+        assert!(matches!(
+            small(DType::Q4_0, &long, &w, &y, shape, &long),
+            Err(Error::Length { expected: 144, .. })
+        ));
         let w = long.slice(2..1024);
-        assert!(matches!(small(DType::Q4_0, &long, &w, &y, shape, &long), Err(Error::Alignment { .. })));
-        assert!(matches!(small(DType::F16, &long, &w, &y, shape, &long), Err(Error::Alignment { .. })));
+        assert!(matches!(
+            small(DType::Q4_0, &long, &w, &y, shape, &long),
+            Err(Error::Alignment { .. })
+        ));
+        assert!(matches!(
+            small(DType::F16, &long, &w, &y, shape, &long),
+            Err(Error::Alignment { .. })
+        ));
         let odd = Shape { k: 63, ..shape };
         assert!(small(DType::F16, &long, &w, &y, odd, &long).is_ok());
         let short = long.slice(0..31);
-        assert!(matches!(small(DType::Q4_0, &long, &long, &short, shape, &long), Err(Error::Length { .. })));
-        assert!(matches!(small(DType::Q4_0, &short, &long, &y, shape, &long), Err(Error::Length { .. })));
-        assert!(matches!(small(DType::Q4_0, &long, &long, &y, shape, &short), Err(Error::Length { .. })));
+        assert!(matches!(
+            small(DType::Q4_0, &long, &long, &short, shape, &long),
+            Err(Error::Length { .. })
+        ));
+        assert!(matches!(
+            small(DType::Q4_0, &short, &long, &y, shape, &long),
+            Err(Error::Length { .. })
+        ));
+        assert!(matches!(
+            small(DType::Q4_0, &long, &long, &y, shape, &short),
+            Err(Error::Length { .. })
+        ));
         let x = Int8 { q: &long, scales: &long };
         let weight = Weight { dtype: DType::Q8_0, bytes: &long, bias: None };
         let refused = linear_int8(gpu, Gemv::Warp, x, &weight, &y, shape);

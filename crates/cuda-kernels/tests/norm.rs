@@ -74,7 +74,9 @@ fn check(gpu: &Gpu, name: &str, width: usize, rows: usize) {
 #[test]
 fn rows_and_heads_of_any_width() {
     on_each(|gpu, name| {
-        for (width, rows) in [(1, 3), (4, 9), (63, 2), (128, 11), (256, 8), (260, 3), (1003, 2), (4096, 2)] {
+        for (width, rows) in
+            [(1, 3), (4, 9), (63, 2), (128, 11), (256, 8), (260, 3), (1003, 2), (4096, 2)]
+        {
             check(gpu, name, width, rows);
         }
     });
@@ -109,8 +111,14 @@ fn what_does_not_fit_is_refused() {
     on_each(|gpu, _| {
         let (long, short) = (poisoned(gpu, 4 * 64), poisoned(gpu, 4 * 64 - 1));
         let kind = NormKind::Layer { bias: Some(&short) };
-        let with = |width, weight| Norm { kind: NormKind::Rms { weight_offset: 0.0 }, width, eps: EPS, weight };
-        let length = |result| assert!(matches!(result, Err(Error::Length { expected: 256, got: 255, .. })));
+        let with = |width, weight| Norm {
+            kind: NormKind::Rms { weight_offset: 0.0 },
+            width,
+            eps: EPS,
+            weight,
+        };
+        let length =
+            |result| assert!(matches!(result, Err(Error::Length { expected: 256, got: 255, .. })));
         length(norm(gpu, &with(32, &long), &short, &long, 2));
         length(norm(gpu, &with(32, &long), &long, &short, 2));
         length(norm(gpu, &with(64, &short), &long, &long, 1));
@@ -119,7 +127,10 @@ fn what_does_not_fit_is_refused() {
         let at_two = long.slice(2..64);
         let result = norm(gpu, &with(8, &long), &at_two, &long, 1);
         assert!(matches!(result, Err(Error::Alignment { alignment: 4, .. })));
-        assert!(matches!(norm(gpu, &with(0, &long), &long, &long, 1), Err(Error::Unsupported { .. })));
+        assert!(matches!(
+            norm(gpu, &with(0, &long), &long, &long, 1),
+            Err(Error::Unsupported { .. })
+        ));
         assert!(norm(gpu, &with(64, &long), &long, &long, 0).is_ok());
     });
 }

@@ -121,7 +121,8 @@ impl Ops for Eager<'_> {
         let columns = |row: &Vec<(usize, f32)>| row.iter().map(|&(column, _)| column).collect();
         Ok(TopK {
             columns: ranked.iter().map(columns).collect(),
-            values: Tensor::from_vec([ranked.len(), k], values)?.to_device(&self.compute.device())?,
+            values: Tensor::from_vec([ranked.len(), k], values)?
+                .to_device(&self.compute.device())?,
         })
     }
 

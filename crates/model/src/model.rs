@@ -79,13 +79,12 @@ impl Model {
         options: impl Into<LoadOptions<'a>>,
     ) -> Result<Self, Error> {
         let mut options = options.into();
-        let device = compute.device();
         let mut packed = repack::repacked(&config, source, &compute, &mut options)?;
         let mut weights = Vec::new();
         let wrap = &mut |name: &str, tensor: Tensor| {
             let weight = match packed.remove(name) {
                 Some(packed) => packed,
-                None => tensor.to_device(&device)?,
+                None => compute.place(&tensor)?,
             };
             if options.warm_up {
                 weights.push(weight.clone());

@@ -105,6 +105,19 @@ impl Compute {
         self.gpu.as_ref()
     }
 
+    /// A weight where operations run, sharing its storage if it is there: on a GPU blocks of a type that no
+    /// kernel takes become f16.
+    ///
+    /// # Errors
+    /// What the device says.
+    pub fn place(&self, weight: &Tensor) -> Result<Tensor> {
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &self.gpu {
+            return gpu.place(weight);
+        }
+        weight.to_device(&self.device)
+    }
+
     /// Where operations run.
     pub fn device(&self) -> Device {
         self.device

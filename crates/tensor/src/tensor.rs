@@ -337,7 +337,10 @@ impl Tensor {
 #[cfg(feature = "cuda")]
 impl Tensor {
     /// An `f32` tensor of a buffer's bytes.
-    pub(crate) fn on_gpu(shape: impl Into<Shape>, buffer: crate::device::cuda::Buffer) -> Result<Self> {
+    pub(crate) fn on_gpu(
+        shape: impl Into<Shape>,
+        buffer: crate::device::cuda::Buffer,
+    ) -> Result<Self> {
         let shape = shape.into();
         let range = checked_range(DType::F32, &shape, 0..buffer.len())?;
         Ok(Self { dtype: DType::F32, shape, storage: Storage::Cuda(buffer), range })
@@ -347,7 +350,11 @@ impl Tensor {
     pub(crate) fn buffer(&self) -> Result<crate::device::cuda::Buffer> {
         match &self.storage {
             Storage::Cuda(buffer) => Ok(buffer.slice(self.range.clone())),
-            _ => Err(Error::WrongDevice { op: "buffer", expected: Device::Cuda(0), got: Device::Cpu }),
+            _ => Err(Error::WrongDevice {
+                op: "buffer",
+                expected: Device::Cuda(0),
+                got: Device::Cpu,
+            }),
         }
     }
 

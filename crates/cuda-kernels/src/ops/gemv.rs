@@ -147,7 +147,9 @@ impl Kernels {
     /// depends on it, so that `m` has no say.
     fn split(&self, gpu: &Gpu, n: usize, k: usize) -> usize {
         let wanted = 12 * gpu.properties().multiprocessors as usize;
-        let enough = |split: usize| n.div_ceil(self.rows[0]) * split >= wanted || 2 * split > k.div_ceil(self.slab);
+        let enough = |split: usize| {
+            n.div_ceil(self.rows[0]) * split >= wanted || 2 * split > k.div_ceil(self.slab)
+        };
         [1, 2].into_iter().find(|&split| enough(split)).unwrap_or(WARPS)
     }
 
@@ -198,7 +200,9 @@ pub fn linear_int8(
     shape: Shape,
 ) -> Result<()> {
     let (dtype, Shape { m, n, k }) = (weight.dtype, shape);
-    let Some(kernels) = kernels(dtype).filter(|k| k.int8) else { return unsupported(format!("weights of {dtype}")) };
+    let Some(kernels) = kernels(dtype).filter(|k| k.int8) else {
+        return unsupported(format!("weights of {dtype}"));
+    };
     let Some(bytes) = dtype.bytes_for(k).and_then(|row| row.checked_mul(n)) else {
         return unsupported(format!("rows of {k} are no whole {dtype} blocks"));
     };
@@ -232,7 +236,13 @@ pub fn linear_int8(
     unsafe { gpu.launch(&Kernel::new(&GEMV, name), launch, &args) }
 }
 
-fn linear_float(gpu: &Gpu, x: &Buffer, weight: &Weight<'_>, y: &Buffer, shape: Shape) -> Result<()> {
+fn linear_float(
+    gpu: &Gpu,
+    x: &Buffer,
+    weight: &Weight<'_>,
+    y: &Buffer,
+    shape: Shape,
+) -> Result<()> {
     let (dtype, Shape { m, n, k }) = (weight.dtype, shape);
     let Some(kernels) = kernels(dtype) else { return unsupported(format!("weights of {dtype}")) };
     let size = dtype.block_bytes();
@@ -295,7 +305,8 @@ pub fn linear_w4a16(
     let sizes = shape.args()?;
     let rows = n.next_multiple_of(32);
     let groups = k / 128 * rows;
-    let zeros = weight.zeros.map_or(Ok(Arg::Ptr(0)), |zeros| zeros.arg(OP, "zero points", groups, 16))?;
+    let zeros =
+        weight.zeros.map_or(Ok(Arg::Ptr(0)), |zeros| zeros.arg(OP, "zero points", groups, 16))?;
     let mut args = vec![
         x.arg(OP, "x", 4 * m * k, 8)?,
         weight.words.arg(OP, "the matrix", rows * (k / 2), 16)?,

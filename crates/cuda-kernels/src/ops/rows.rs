@@ -3,6 +3,7 @@
 
 use blocks::DType;
 
+use super::dequantize::alignment;
 use super::elementwise::{aligned, over_rows};
 use super::int;
 use crate::source::ROWS;
@@ -81,7 +82,10 @@ pub fn slice_cols(
 ) -> Result<()> {
     const OP: &str = "slice_cols";
     if columns.start > columns.end || columns.end > cols {
-        return Err(Error::Unsupported { op: OP, reason: format!("columns {columns:?} of {cols}") });
+        return Err(Error::Unsupported {
+            op: OP,
+            reason: format!("columns {columns:?} of {cols}"),
+        });
     }
     let width = columns.len();
     let mut args =
@@ -134,7 +138,40 @@ pub fn top_k(
     unsafe { gpu.launch(&Kernel::new(&ROWS, name), launch, &args) }
 }
 
-/// Rows `ids` of a table `[rows, cols]` of any type, decoded: `ids` is `[n]` of int32, `out` `[n, cols]` of f32.
+/// Rows to pick from.
+#[derive(Clone, Copy, Debug)]
+pub struct Table<'a> {
+    /// `[rows, cols]` of some type.
+    pub bytes: &'a Buffer,
+    /// Rows.
+    pub rows: usize,
+    /// Elements of a row.
+    pub cols: usize,
+}
+
+/// The kernel of a type, if there is one.
+fn embed_kernel(dtype: DType) -> Option<&'static str> {
+    macro_rules! names {
+        ($($dtype:ident $name:literal),*) => {
+            match dtype {
+                $(DType::$dtype => concat!("embed_", $name),)*
+                _ => return None,
+            }
+        };
+    }
+    Some(names!(
+        F32 "f32", F16 "f16", BF16 "bf16", Q1_0 "q1_0", Q2_0 "q2_0", Q4_0 "q4_0", Q4_1 "q4_1", Q5_0 "q5_0",
+        Q5_1 "q5_1", Q8_0 "q8_0", Q2_K "q2_k", Q3_K "q3_k", Q4_K "q4_k", Q5_K "q5_k", Q6_K "q6_k",
+        IQ4_NL "iq4_nl", IQ4_XS "iq4_xs", TQ1_0 "tq1_0", TQ2_0 "tq2_0", MXFP4 "mxfp4", NVFP4 "nvfp4"
+    ))
+}
+
+/// Whether [`embed`] takes tables of the type: plain floats, and GGML's blocks but IQ1 to IQ3.
+pub fn can_embed(dtype: DType) -> bool {
+    embed_kernel(dtype).is_some()
+}
+
+/// Rows `ids` of a table, decoded: `ids` is `[n]` of int32, `out` `[n, cols]` of f32.
 ///
 /// # Errors
 /// As [`gather_rows`]; [`Error::Unsupported`] for a type that is not decoded here, or rows that are no whole number of its
@@ -142,35 +179,32 @@ pub fn top_k(
 pub fn embed(
     gpu: &Gpu,
     dtype: DType,
-    table: &Buffer,
-    rows: usize,
-    cols: usize,
+    &Table { bytes: table, rows, cols }: &Table<'_>,
     ids: &Buffer,
     n: usize,
     out: &Buffer,
 ) -> Result<()> {
     const OP: &str = "embed";
-    let name = match dtype {
-        DType::F32 => "embed_f32",
-        DType::F16 => "embed_f16",
-        DType::BF16 => "embed_bf16",
-        other => {
-            return Err(Error::Unsupported { op: OP, reason: format!("a table of {other}") });
-        }
+    let unsupported = |reason| Error::Unsupported { op: OP, reason };
+    let Some(name) = embed_kernel(dtype) else {
+        return Err(unsupported(format!("a table of {dtype}")));
     };
     let Some(row_bytes) = dtype.bytes_for(cols) else {
-        let reason = format!("rows of {cols} elements of {dtype}");
-        return Err(Error::Unsupported { op: OP, reason });
+        return Err(unsupported(format!("rows of {cols} elements of {dtype}")));
     };
-    let alignment = (row_bytes | 16).trailing_zeros();
+    // Of blocks four elements are decoded at once.
+    let (out_alignment, each) = if dtype.is_quantized() { (16, 4) } else { (4, 1) };
     let args: [Arg; 6] = [
-        table.arg(OP, "table", rows * row_bytes, 1 << alignment)?,
+        table.arg(OP, "table", rows * row_bytes, alignment(dtype))?,
         ids.arg(OP, "ids", 4 * n, 4)?,
-        out.arg(OP, "out", 4 * n * cols, 4)?,
+        out.arg(OP, "out", 4 * n * cols, out_alignment)?,
         int(OP, rows)?.into(),
         int(OP, n)?.into(),
         int(OP, cols)?.into(),
     ];
+    if rows == 0 && n > 0 {
+        return Err(unsupported("a table of no rows".into()));
+    }
     // SAFETY: the kernel reads `n` ids and rows of the table that are there, and writes `n` rows; the buffers have them.
-    unsafe { gpu.launch(&Kernel::new(&ROWS, name), over_rows(gpu, n, cols), &args) }
+    unsafe { gpu.launch(&Kernel::new(&ROWS, name), over_rows(gpu, n, cols / each), &args) }
 }

@@ -114,7 +114,10 @@ fn seen(cache: &dyn KvCache, page_slots: usize, rows: &[AttentionRow]) -> Result
             branches.push(at.ok_or(Error::Kv(none))?);
         }
         let branch = first..branches.len();
-        out.push(attention::AttentionRow { branch, ..attention::AttentionRow::new(table, *prefix) });
+        out.push(attention::AttentionRow {
+            branch,
+            ..attention::AttentionRow::new(table, *prefix)
+        });
     }
     Ok(HostRows::Pages { page_slots, rows: out, tables, branches })
 }

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use blocks::DType;
 use cuda_kernels::ops::norm::{Norm, NormKind};
 use cuda_kernels::ops::rope::{Heads, KvSlots, Rotation};
-use cuda_kernels::ops::{elementwise, gemm, gemv, norm, rope, rows};
+use cuda_kernels::ops::{dequantize, elementwise, gemm, gemv, norm, rope, rows};
 use cuda_kernels::{Buffer, Gpu};
 
 use super::{Activation, Rope};
@@ -31,7 +31,11 @@ const REMEMBERED: usize = 12;
 
 impl GpuState {
     pub(crate) fn open(ordinal: usize) -> Result<Self> {
-        Ok(Self { gpu: crate::device::cuda::gpu(ordinal)?, uploads: Arc::default(), rows: Arc::default() })
+        Ok(Self {
+            gpu: crate::device::cuda::gpu(ordinal)?,
+            uploads: Arc::default(),
+            rows: Arc::default(),
+        })
     }
 
     /// Elements on the device; the same ones are uploaded once.
@@ -49,9 +53,21 @@ impl GpuState {
         Ok(buffer)
     }
 
+    /// A weight on the device; of a type that no kernel takes, as f16.
+    pub(crate) fn place(&self, weight: &Tensor) -> Result<Tensor> {
+        let device = Device::Cuda(self.gpu.properties().ordinal);
+        let dtype = weight.dtype();
+        match rows::can_embed(dtype) && dequantize::can_dequantize(dtype, DType::F16) {
+            true => weight.to_device(&device),
+            false => weight.to_dtype(DType::F16)?.to_device(&device),
+        }
+    }
+
     fn indices(&self, op: &'static str, list: impl Iterator<Item = usize>) -> Result<Buffer> {
         let list: Result<Vec<i32>> = list
-            .map(|i| i32::try_from(i).map_err(|_| Error::Index { op, index: i, len: i32::MAX as usize }))
+            .map(|i| {
+                i32::try_from(i).map_err(|_| Error::Index { op, index: i, len: i32::MAX as usize })
+            })
             .collect();
         self.upload(&list?)
     }
@@ -134,7 +150,13 @@ impl GpuState {
         self.in_place(x, |gpu, x, _| elementwise::normalise_rows(gpu, x, rows, cols))
     }
 
-    pub(crate) fn rms_norm(&self, x: &Tensor, weight: &Tensor, eps: f32, offset: f32) -> Result<Tensor> {
+    pub(crate) fn rms_norm(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        eps: f32,
+        offset: f32,
+    ) -> Result<Tensor> {
         self.normed(x, NormKind::Rms { weight_offset: offset }, weight, eps)
     }
 
@@ -204,7 +226,12 @@ impl GpuState {
         Ok((x, out))
     }
 
-    pub(crate) fn linear(&self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    pub(crate) fn linear(
+        &self,
+        x: &Tensor,
+        weight: &Tensor,
+        bias: Option<&Tensor>,
+    ) -> Result<Tensor> {
         expect_f32("linear", x)?;
         let (m, n, k, dtype) = (x.rows(), weight.rows(), x.cols(), weight.dtype());
         let y = self.unwritten([m, n])?;
@@ -213,10 +240,21 @@ impl GpuState {
         if m <= gemv::MOST_ROWS && gemv::supported(dtype) {
             let workspace = self.gpu.alloc(gemv::workspace_bytes(dtype, m, k))?;
             let weight = gemv::Weight { dtype, bytes: &w, bias: bias.as_ref() };
-            gemv::linear_small(&self.gpu, &from, &weight, &to, gemv::Shape { m, n, k }, &workspace)?;
+            gemv::linear_small(
+                &self.gpu,
+                &from,
+                &weight,
+                &to,
+                gemv::Shape { m, n, k },
+                &workspace,
+            )?;
         } else {
             let bias = bias.as_ref();
-            gemm::linear(&self.gpu, dtype, &gemm::Product { x: &from, w: &w, bias, y: &to, m, n, k })?;
+            gemm::linear(
+                &self.gpu,
+                dtype,
+                &gemm::Product { x: &from, w: &w, bias, y: &to, m, n, k },
+            )?;
         }
         Ok(y)
     }
@@ -225,8 +263,8 @@ impl GpuState {
         let out = self.unwritten([ids.len(), table.cols()])?;
         let list = self.indices("embedding", ids.iter().map(|&id| id as usize))?;
         let (from, to) = (table.buffer()?, out.buffer()?);
-        let (n, cols) = (table.rows(), table.cols());
-        rows::embed(&self.gpu, table.dtype(), &from, n, cols, &list, ids.len(), &to)?;
+        let from = rows::Table { bytes: &from, rows: table.rows(), cols: table.cols() };
+        rows::embed(&self.gpu, table.dtype(), &from, &list, ids.len(), &to)?;
         Ok(out)
     }
 
