@@ -67,7 +67,9 @@ fn table(rows: &[Row]) -> String {
             let bandwidth = row.copy_bytes_per_second.map(|b| format!("{:.0} GB/s", b / 1e9));
             [
                 row.device.clone(),
-                or_dash(row.memory_bytes.map(|m| format!("{:.1} GiB", m as f64 / f64::from(1 << 30)))),
+                or_dash(
+                    row.memory_bytes.map(|m| format!("{:.1} GiB", m as f64 / f64::from(1 << 30))),
+                ),
                 or_dash(row.compute_capability.map(|(major, minor)| format!("{major}.{minor}"))),
                 bandwidth.or_else(|| row.error.clone()).unwrap_or_else(|| "-".into()),
                 row.name.clone(),
