@@ -37,6 +37,19 @@ pub struct DeviceInfo {
 }
 
 impl Device {
+    /// Bytes a second that the device's memory reads and writes in a copy, measured now; `None` for the
+    /// processor, whose ceilings `infinity ceilings` measures.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`], and what the measurement fails with.
+    pub fn copy_bandwidth(self) -> Result<Option<f64>> {
+        match self.available()? {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => Ok(Some(cuda::gpu(ordinal)?.copy_bandwidth()?)),
+            _ => Ok(None),
+        }
+    }
+
     /// Every device that this build can use on this machine; the processor is always one.
     pub fn list() -> Vec<DeviceInfo> {
         let cpu = DeviceInfo {

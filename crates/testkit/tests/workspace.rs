@@ -14,7 +14,7 @@ use testkit::workspace;
 /// The crates by rank: an edge goes to a lower rank only. One line of ARCHITECTURE.md's graph each.
 const RANKS: &[&[&str]] = &[
     &["blocks", "files", "openai-api", "workload"],
-    &["cpu-kernels", "gguf"],
+    &["cpu-kernels", "cuda-kernels", "gguf"],
     &["tensor"],
     &["quant-core", "paged-kv"],
     &["sampling", "tokenizer", "scheduler"],
@@ -30,6 +30,7 @@ const MODEL_FREE: &[&str] = &[
     "sampling",
     "quant-core",
     "cpu-kernels",
+    "cuda-kernels",
     "blocks",
     "files",
     "gguf",
@@ -39,7 +40,7 @@ const MODEL_FREE: &[&str] = &[
 ];
 
 /// Where SIMD, mmap and CUDA live. Every other crate forbids unsafe code.
-const MAY_BE_UNSAFE: &[&str] = &["files", "cpu-kernels", "tensor"];
+const MAY_BE_UNSAFE: &[&str] = &["files", "cpu-kernels", "cuda-kernels", "tensor"];
 
 /// The same exceptions as in `deny.toml`.
 const EXCEPTIONS: &[(&str, &str)] = &[("option-ext", "MPL-2.0")];

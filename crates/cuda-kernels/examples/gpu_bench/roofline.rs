@@ -7,7 +7,10 @@ use plotters::prelude::*;
 
 use crate::{Ceilings, Figure};
 
-const SIZE: (u32, u32) = (960, 560);
+/// Of the chart; names are in a list beside it.
+const SIZE: (u32, u32) = (900, 560);
+const LIST: u32 = 460;
+const LINE: u32 = 16;
 
 /// Draws the ceilings as lines and the figures as points.
 ///
@@ -37,15 +40,18 @@ fn draw(
     let right = points.iter().map(|p| p.0).fold(ridge, f64::max) * 4.0;
     let bottom = points.iter().map(|p| p.1).fold(left * bandwidth, f64::min) / 2.0;
 
-    let root = SVGBackend::with_string(out, SIZE).into_drawing_area();
+    let height = SIZE.1.max(LINE * (figures.len() as u32 + 3));
+    let root = SVGBackend::with_string(out, (SIZE.0 + LIST, height)).into_drawing_area();
     root.fill(&WHITE)?;
+    let (left_side, list) = root.split_horizontally(SIZE.0);
+    let (plot, _) = left_side.split_vertically(SIZE.1);
     let font = ("sans-serif", 14).into_font();
     let title = format!(
         "{device}: copy {:.0} GB/s, {product} {:.1} TFLOP/s bf16",
         bandwidth / 1e9,
         rate / 1e12
     );
-    let mut chart = ChartBuilder::on(&root)
+    let mut chart = ChartBuilder::on(&plot)
         .margin(16)
         .caption(title, font.clone())
         .x_label_area_size(44)
@@ -63,7 +69,7 @@ fn draw(
         .draw()?;
     let roof = [(left, left * bandwidth), (ridge, rate), (right, rate)];
     chart.draw_series(LineSeries::new(roof, BLACK.stroke_width(2)))?;
-    // Names go to a list beside the numbers: points of one family lie close together.
+    // Points of one family lie close together, so that names would cover each other.
     for (i, (f, &at)) in figures.iter().zip(&points).enumerate() {
         let color = Palette99::pick(i).to_rgba();
         let side = if i % 2 == 0 { -20 } else { 8 };
@@ -72,8 +78,7 @@ fn draw(
             + Text::new(format!("{}", i + 1), (side, -6), font.clone())])?;
         let part = 100.0 * f.floor / f.seconds;
         let line = format!("{}  {}, {}: {part:.0} % of the floor", i + 1, f.family, f.name);
-        let (x, y) = (SIZE.0 as i32 - 400, SIZE.1 as i32 - 90 - 18 * (figures.len() - i) as i32);
-        root.draw(&Text::new(line, (x, y), font.clone()))?;
+        list.draw(&Text::new(line, (8, (LINE * (i as u32 + 2)) as i32), font.clone()))?;
     }
     root.present()?;
     Ok(())

@@ -163,7 +163,7 @@ impl<'a> Halves<'a> {
                 };
                 // SAFETY: all are as long as was checked or allocated; the pool gives the workspace to what is
                 // launched later alone.
-                let done = unsafe { blas.multiply(&product) }?;
+                let done = gpu.pool.work("cuBLASLt", |_| unsafe { blas.multiply(&product) })?;
                 if done {
                     return Ok(());
                 }
