@@ -106,13 +106,6 @@ DEVICE float exp2_approx(float x) {
     return y;
 }
 
-// x & mask | bits in one instruction; of two constants the compiler makes two.
-DEVICE uint32_t and_or(uint32_t x, uint32_t mask, uint32_t bits) {
-    uint32_t y;
-    asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(y) : "r"(x), "r"(mask), "r"(bits));
-    return y;
-}
-
 // c + the sum of four products of signed bytes.
 DEVICE int dp4a(int a, int b, int c) {
     asm("dp4a.s32.s32 %0, %1, %2, %0;" : "+r"(c) : "r"(a), "r"(b));
