@@ -28,6 +28,11 @@ DEVICE uint32_t fma_f16x2(uint32_t a, uint32_t b, uint32_t c) {
 DEVICE uint32_t sub_f16x2(uint32_t a, uint32_t b) { return fma_f16x2(b, 0xbc00bc00, a); }
 DEVICE float exp2_approx(float x) { return std::exp2(x); }
 
+DEVICE uint32_t choose_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+    if (selector & 0x8888) emulator::fault("choose_bytes of a nibble beyond 7");
+    return __byte_perm(low, high, selector);
+}
+
 DEVICE int dp4a(int a, int b, int c) {
     for (int i = 0; i < 4; ++i) c += int(int8_t(a >> 8 * i)) * int(int8_t(b >> 8 * i));
     return c;

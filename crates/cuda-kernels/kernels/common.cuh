@@ -106,6 +106,14 @@ DEVICE float exp2_approx(float x) {
     return y;
 }
 
+// Bytes 0..7 of two words that the low four nibbles of a selector name. Unlike __byte_perm it does not mask
+// the nibbles, which are below 8.
+DEVICE uint32_t choose_bytes(uint32_t low, uint32_t high, uint32_t selector) {
+    uint32_t y;
+    asm("prmt.b32 %0, %1, %2, %3;" : "=r"(y) : "r"(low), "r"(high), "r"(selector));
+    return y;
+}
+
 // c + the sum of four products of signed bytes.
 DEVICE int dp4a(int a, int b, int c) {
     asm("dp4a.s32.s32 %0, %1, %2, %0;" : "+r"(c) : "r"(a), "r"(b));

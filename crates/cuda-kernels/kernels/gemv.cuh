@@ -6,8 +6,8 @@
 // What it takes to be there. With 4.3 TB/s and some 700 ns from a load to its data, 3 MB must be on
 // their way at any time (Little's law): 23 KB a multiprocessor of an H200's 132, and more while
 // warps compute. So loads are asynchronous copies to shared memory, which hold no registers: each warp
-// has a ring of its own, of STAGES times ROWS slabs, about 9 KB, filled STAGES - 1 ahead, without a barrier
-// of the block. 16 warps a multiprocessor have 75 to 110 KB on their way. The ring goes on over the
+// has a ring of its own, of STAGES times ROWS slabs, 7 to 11 KB, filled STAGES - 1 ahead, without a barrier
+// of the block. 16 warps a multiprocessor have 65 to 115 KB on their way. The ring goes on over the
 // ends of rows: a block stays, and takes row after row, so that only the launch's beginning and end wait.
 // Copies are of 16 bytes, from the multiple of 16 below the slab's first byte, since blocks of 18, 34 or
 // 210 bytes lie at any even address; lanes read them from shared memory as words and shift.

@@ -4,7 +4,7 @@
 // What they compute, beside their bytes: at the copy bandwidth a multiprocessor of an H200 gets 18.6
 // bytes a cycle, 33 weights of Q4_0, and has 128 lanes that do an instruction each. For one row of x the
 // compiler makes (instructions a weight, and the part of the lanes' cycles that they take at that pace):
-//   Q4_0 2.1, 53 %; Q8_0 2.1, 28 %; Q4_K 1.7, 43 %; Q5_K 2.4, 51 %; Q6_K 3.1, 54 %; IQ4_XS 3.6, 98 %; IQ4_NL 4.2, 109 %
+//   Q4_0 2.1, 53 %; Q8_0 2.1, 28 %; Q4_K 1.7, 43 %; Q5_K 2.4, 51 %; Q6_K 3.1, 54 %; IQ4_XS 3.3, 90 %; IQ4_NL 3.8, 99 %
 // so that all but the last two, whose codes are looked up, leave the bytes to be the bound. Each further row is
 // half an instruction more: from 4 rows on instructions are what bounds them, 8 rows of Q4_0 (5.6) to 70 %.
 #pragma once
@@ -63,10 +63,10 @@ DEVICE void iq4_values(uint32_t codes, uint32_t& low, uint32_t& high) {
     // -127 -104 -83 -65, -49 -35 -22 -10, 1 13 25 38, 53 69 89 113
     const uint32_t t0 = 0xbfad9881, t1 = 0xf6eaddcf, t2 = 0x26190d01, t3 = 0x71594535;
     // The lowest three bits choose of both halves of the table, the fourth between the halves.
-    const uint32_t within = codes & 0x77777777, side = (codes >> 1 & 0x44444444) | 0x32103210;
-    const uint32_t first = __byte_perm(__byte_perm(t0, t1, within), __byte_perm(t2, t3, within), side);
+    const uint32_t within = codes & 0x77777777, side = and_or(codes >> 1, 0x44444444, 0x32103210);
+    const uint32_t first = choose_bytes(choose_bytes(t0, t1, within), choose_bytes(t2, t3, within), side);
     const uint32_t second =
-        __byte_perm(__byte_perm(t0, t1, within >> 16), __byte_perm(t2, t3, within >> 16), side >> 16);
+        choose_bytes(choose_bytes(t0, t1, within >> 16), choose_bytes(t2, t3, within >> 16), side >> 16);
     low = __byte_perm(first, second, 0x6420), high = __byte_perm(first, second, 0x7531);
 }
 

@@ -1,6 +1,6 @@
 //! Products of 1 to 8 rows with a matrix, for decoding: `y = x W^T (+ bias)`, bound by the bytes of `W`.
 //!
-//! - [`linear_small`]: weights of any [supported](supported) type.
+//! - [`linear_small`]: weights of any [`supported`] type.
 //! - [`linear_int8`]: block types with activations that were rounded before, once for several matrices.
 //! - [`linear_w4a16`]: weights of 4 bits in groups of 128.
 //!
