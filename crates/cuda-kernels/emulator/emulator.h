@@ -3,7 +3,8 @@
 //
 // Each CUDA thread is a fibre with a stack of its own, run until it ends or meets others: at
 // __syncthreads(), a shuffle, ldmatrix or mma. Which goes first is a permutation that the launch
-// chooses, so that a result that hangs on an order shows in another launch. Shared memory begins as
+// chooses, so that a result that hangs on an order shows in another launch; in one schedule a warp runs as
+// far ahead of the others as it goes. Shared memory begins as
 // bytes 0xff (not a number, as floats) and is allocated to the byte, so that AddressSanitizer sees
 // where it ends. Asynchronous copies happen at their wait, or at once, as the schedule says: both
 // are allowed on a device.
@@ -128,7 +129,7 @@ static unsigned barrier_arrived, barrier_generation;
 static std::vector<Array> shared_arrays;
 static size_t dynamic_bytes;
 static void* dynamic_array;
-static bool copies_at_once;
+static bool copies_at_once, as_far_as_it_goes;
 static char fault_text[512];
 
 static void pause() { switch_context(current->context, scheduler); }
@@ -291,6 +292,7 @@ static bool run_block(const std::vector<unsigned>& order) {
             switch_context(scheduler, fibre.context);
             if (fault_text[0]) break;
             left -= fibre.done;
+            if (as_far_as_it_goes) break;
         }
         if (!moved) {
             const size_t at_barrier = barrier_arrived;
@@ -324,6 +326,7 @@ static const char* launch(const char* name, Dim grid, Dim block, unsigned shared
     block_dim = block, grid_dim = grid;
     dynamic_bytes = shared_bytes;
     copies_at_once = schedule % 2 == 1;
+    as_far_as_it_goes = schedule == 2;
     if (fibres.size() != threads) {
         for (Fibre& fibre : fibres) std::free(fibre.memory);
         fibres = std::vector<Fibre>(threads);
@@ -333,13 +336,14 @@ static const char* launch(const char* name, Dim grid, Dim block, unsigned shared
         fibres[i].thread = {i % block.x, i / block.x % block.y, i / (block.x * block.y)};
         fibres[i].linear = i;
     }
-    // Schedule 0 is ascending, 1 descending, the others are shuffled.
+    // Schedule 0 is ascending, 1 descending, 2 ascending with each warp as far ahead of the others as it goes;
+    // the others are shuffled.
     std::vector<unsigned> order(threads);
     std::iota(order.begin(), order.end(), 0u);
     const uint64_t blocks = uint64_t(grid.x) * grid.y * grid.z;
     if (schedule == 1) std::reverse(order.begin(), order.end());
     std::mt19937_64 random(schedule);
-    if (schedule > 1) std::shuffle(order.begin(), order.end(), random);
+    if (schedule > 2) std::shuffle(order.begin(), order.end(), random);
     for (uint64_t i = 0; i < blocks; ++i) {
         const uint64_t b = schedule == 1 ? blocks - 1 - i : i;
         block_index = {unsigned(b % grid.x), unsigned(b / grid.x % grid.y), unsigned(b / (uint64_t(grid.x) * grid.y))};

@@ -71,7 +71,7 @@ type EmulatorLaunch = unsafe extern "C" fn(
 
 impl Emulator {
     /// A device that runs threads in the order of a schedule: 0 ascending, 1 descending with asynchronous copies
-    /// at once, others shuffled.
+    /// at once, 2 each warp as far ahead of the others as it goes, others shuffled.
     pub fn gpu(schedule: u64) -> Gpu {
         Self::with_memory(schedule, 8 << 30)
     }

@@ -33,7 +33,8 @@ fn a_missing_barrier_shows() {
         return;
     }
     let want: Vec<f32> = (0..64).rev().map(|i| i as f32).collect();
-    for schedule in 0..4 {
+    assert_ne!(turned("planted_race_of_warps", 64, 2), want);
+    for schedule in 0..5 {
         assert_eq!(turned("planted_race_mended", 64, schedule), want);
         assert_ne!(turned("planted_race", 64, schedule), want, "schedule {schedule}");
     }

@@ -15,6 +15,17 @@ KERNEL(64, planted_race_mended, const float* x, float* out) {
     out[threadIdx.x] = shared[63 - threadIdx.x];
 }
 
+// A warp overwrites what the other has not read, which shows only where it runs ahead: the warps meet nowhere
+// after the barrier, but each has a shuffle.
+KERNEL(64, planted_race_of_warps, const float* x, float* out) {
+    SHARED(float, shared, 64);
+    shared[threadIdx.x] = x[threadIdx.x];
+    __syncthreads();
+    const float zero = __shfl_sync(ALL_LANES, 0.0f, 0);
+    out[threadIdx.x] = shared[63 - threadIdx.x] + zero;
+    shared[threadIdx.x] = __shfl_sync(ALL_LANES, -1.0f, 0);
+}
+
 // An asynchronous copy that nobody waits for.
 KERNEL(32, planted_no_wait, const float* x, float* out) {
     SHARED(float, shared, 128);

@@ -1,4 +1,4 @@
-//! Where the kernels are tested: on the emulator, under three schedules, and on a GPU if there is one.
+//! Where the kernels are tested: on the emulator, under four schedules, and on a GPU if there is one.
 //!
 //! With `REQUIRE_GPU` set only the GPU counts, and its absence fails the test: so that a test program can be
 //! copied to a machine that has a GPU and no compiler.
@@ -27,7 +27,7 @@ pub(crate) fn on_each(test: impl Fn(&Gpu, &str)) {
         return;
     }
     // AddressSanitizer looks at one order, which is enough to see what is out of bounds.
-    let schedules = if std::env::var_os("INFINITY_EMULATOR_SANITIZE").is_some() { 1 } else { 3 };
+    let schedules = if std::env::var_os("INFINITY_EMULATOR_SANITIZE").is_some() { 1 } else { 4 };
     for schedule in 0..schedules {
         test(&Emulator::gpu(schedule), &format!("emulator, schedule {schedule}"));
     }
