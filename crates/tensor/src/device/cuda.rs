@@ -23,19 +23,29 @@ pub(crate) fn gpu(ordinal: usize) -> Result<Gpu> {
     if let Some(gpu) = open.get(&ordinal) {
         return Ok(gpu.clone());
     }
-    let gpu = match () {
-        #[cfg(feature = "cuda-emulator")]
-        () if ordinal == 0 && std::env::var_os(EMULATE).is_some() => {
-            cuda_kernels::emulator::Emulator::gpu(0)
-        }
-        () => driver::open(ordinal, CubinCache::from_environment())?,
+    let gpu = match emulated(ordinal) {
+        Some(gpu) => gpu,
+        None => driver::open(ordinal, CubinCache::from_environment())?,
     };
     open.insert(ordinal, gpu.clone());
     Ok(gpu)
 }
 
+/// The emulator, if it is asked for and has this number.
+fn emulated(ordinal: usize) -> Option<Gpu> {
+    #[cfg(feature = "cuda-emulator")]
+    if ordinal == 0 && std::env::var_os(EMULATE).is_some() {
+        return Some(cuda_kernels::emulator::Emulator::gpu(0));
+    }
+    let _ = ordinal;
+    None
+}
+
 /// Every GPU that the driver shows; none where there is no driver.
 pub(crate) fn list() -> Result<Vec<DeviceInfo>> {
+    if let Some(gpu) = emulated(0) {
+        return Ok(vec![described(gpu.properties().clone())]);
+    }
     (0..driver::count()?).map(|ordinal| Ok(described(driver::properties(ordinal)?))).collect()
 }
 
