@@ -19,11 +19,14 @@ use super::{Activation, Rope};
 use crate::kv::{KvCache, KvError, KvLayout, KvPages, Span};
 use crate::{Device, Error, Result, RopeLayout, Shape, Tensor};
 
+/// Bytes of the host, and the same on the device.
+type Upload = (Vec<u8>, Buffer);
+
 /// A GPU with what was uploaded last.
 #[derive(Clone, Debug)]
 pub(crate) struct GpuState {
     gpu: Gpu,
-    uploads: Arc<Mutex<VecDeque<(Vec<u8>, Buffer)>>>,
+    uploads: Arc<Mutex<VecDeque<Upload>>>,
     rows: Arc<Mutex<Option<attention::KnownRows>>>,
 }
 
