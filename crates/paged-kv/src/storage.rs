@@ -28,7 +28,7 @@ use std::hash::BuildHasher;
 use std::ops::Range;
 
 use tensor::Device;
-use tensor::kv::{KvCache, KvError, KvLayout, KvPages, KvRun, KvRunMut, KvStorage};
+use tensor::kv::{KvCache, KvError, KvLayout, KvPages, KvRun, KvRunMut, KvStorage, check_kept};
 
 use crate::{BlockCopy, BlockId, KvCacheConfig, KvCacheManager, SeqId, SwapCopy};
 
@@ -305,16 +305,9 @@ impl<S: BuildHasher + Send + Sync> KvCache for PagedKvCache<'_, S> {
     ) -> Result<(), KvError> {
         let (name, seq) = (seq, SeqId::from(seq));
         let (len, committed) = (self.slots_of(seq), self.committed(seq));
-        let none = |slot| KvError::NoSuchSlot { seq: name, slot, len };
-        if !(committed..=len).contains(&prefix) {
-            return Err(none(prefix));
-        }
-        let mut next = prefix;
-        for &slot in kept {
-            if slot < next || slot >= len {
-                return Err(none(slot));
-            }
-            next = slot + 1;
+        check_kept(name, len, prefix, kept)?;
+        if prefix < committed {
+            return Err(KvError::NoSuchSlot { seq: name, slot: prefix, len });
         }
         for (to, &from) in (prefix..).zip(kept) {
             if from == to {

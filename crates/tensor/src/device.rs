@@ -69,8 +69,7 @@ impl Device {
         all
     }
 
-    /// Bytes that could still be allocated there, if it tells: of a GPU without what others of this
-    /// process keep for later uses.
+    /// Bytes that could still be allocated there, if it tells; of a GPU what its driver says is free.
     pub fn available_memory(self) -> Option<u64> {
         match self {
             Device::Cpu => files::available_memory(),

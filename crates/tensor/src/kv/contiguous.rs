@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::{KvCache, KvError, KvLayout, KvRun, KvRunMut, SeqId};
+use super::{KvCache, KvError, KvLayout, KvRun, KvRunMut, SeqId, check_kept};
 
 /// A cache that holds each sequence in one piece per layer, growing as needed.
 #[derive(Debug)]
@@ -106,16 +106,7 @@ impl KvCache for ContiguousKvCache {
 
     fn keep(&mut self, seq: SeqId, prefix: usize, kept: &[usize]) -> Result<(), KvError> {
         let len = self.len(seq);
-        let mut next = prefix;
-        for &slot in kept {
-            if slot < next || slot >= len {
-                return Err(KvError::NoSuchSlot { seq, slot, len });
-            }
-            next = slot + 1;
-        }
-        if prefix > len {
-            return Err(KvError::NoSuchSlot { seq, slot: prefix, len });
-        }
+        check_kept(seq, len, prefix, kept)?;
         let slot_bytes = self.layout.slot_bytes();
         if let Some(s) = self.seqs.get_mut(&seq) {
             s.len = prefix + kept.len();

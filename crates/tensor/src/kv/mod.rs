@@ -274,6 +274,25 @@ pub trait KvCache: Send + Sync {
     fn remove(&mut self, seq: SeqId);
 }
 
+/// Whether [`KvCache::keep`] can keep these slots of a sequence that has `len`.
+///
+/// # Errors
+/// [`KvError::NoSuchSlot`] for one that does not exist or is out of order.
+pub fn check_kept(seq: SeqId, len: usize, prefix: usize, kept: &[usize]) -> Result<(), KvError> {
+    let none = |slot| Err(KvError::NoSuchSlot { seq, slot, len });
+    if prefix > len {
+        return none(prefix);
+    }
+    let mut next = prefix;
+    for &slot in kept {
+        if slot < next || slot >= len {
+            return none(slot);
+        }
+        next = slot + 1;
+    }
+    Ok(())
+}
+
 impl<T: KvCache + ?Sized> KvCache for Box<T> {
     fn layout(&self) -> &KvLayout {
         (**self).layout()

@@ -1,7 +1,7 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use super::{KvCache, KvError, KvLayout, KvPages, KvRun, KvRunMut, KvStorage, SeqId};
+use super::{KvCache, KvError, KvLayout, KvPages, KvRun, KvRunMut, KvStorage, SeqId, check_kept};
 use crate::Device;
 
 /// Slots that storage grows by, at least.
@@ -132,17 +132,7 @@ impl KvCache for SlotKvCache {
 
     /// Moves no bytes: the table forgets what is not kept.
     fn keep(&mut self, seq: SeqId, prefix: usize, kept: &[usize]) -> Result<(), KvError> {
-        let len = self.len(seq);
-        let mut next = prefix;
-        for &slot in kept {
-            if slot < next || slot >= len {
-                return Err(KvError::NoSuchSlot { seq, slot, len });
-            }
-            next = slot + 1;
-        }
-        if prefix > len {
-            return Err(KvError::NoSuchSlot { seq, slot: prefix, len });
-        }
+        check_kept(seq, self.len(seq), prefix, kept)?;
         if let Some(table) = self.seqs.get_mut(&seq) {
             let tail = table.split_off(prefix);
             let mut kept = kept.iter().map(|slot| slot - prefix).peekable();
@@ -158,5 +148,53 @@ impl KvCache for SlotKvCache {
 
     fn remove(&mut self, seq: SeqId) {
         self.free.extend(self.seqs.remove(&seq).into_iter().flatten());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use blocks::DType;
+
+    use super::super::ContiguousKvCache;
+    use super::*;
+
+    fn keys(cache: &dyn KvCache, seq: SeqId) -> Vec<u8> {
+        let mut runs = Vec::new();
+        cache.runs(1, seq, 0..cache.len(seq), &mut runs).unwrap();
+        runs.iter().flat_map(|run| run.keys).copied().collect()
+    }
+
+    /// The same calls give what a cache in one piece has, though slots are given back and taken again.
+    #[test]
+    fn slots_hold_what_one_piece_does() {
+        let layout = KvLayout { layers: 2, n_kv_heads: 1, head_dim: 2, dtype: DType::F32 };
+        let mut slots = SlotKvCache::new(layout.clone(), 600, Device::Cpu).unwrap();
+        let mut piece = ContiguousKvCache::new(layout, 600).unwrap();
+        let (a, b) = (SeqId(1), SeqId(2));
+        for cache in [&mut slots as &mut dyn KvCache, &mut piece] {
+            let mut number = 0.0;
+            let mut append = |cache: &mut dyn KvCache, seq, n: usize| {
+                let at = cache.len(seq);
+                cache.reserve(seq, n).unwrap();
+                let x: Vec<f32> = (0..2 * n).map(|i| number + i as f32).collect();
+                number += 1000.0;
+                cache.write(1, seq, at, &x, &x).unwrap();
+            };
+            append(cache, a, 5);
+            append(cache, b, 300); // it grows
+            cache.keep(a, 1, &[2, 4]).unwrap();
+            append(cache, b, 2); // in what was given back
+            append(cache, a, 3);
+            cache.truncate(b, 7).unwrap();
+            append(cache, a, 4);
+            assert_eq!((cache.len(a), cache.len(b)), (10, 7));
+            assert!(cache.keep(a, 4, &[3]).is_err() && cache.truncate(b, 8).is_err());
+            assert!(matches!(cache.reserve(b, 584), Err(KvError::OutOfSpace { free: 583, .. })));
+        }
+        for seq in [a, b] {
+            assert_eq!(keys(&slots, seq), keys(&piece, seq));
+        }
+        slots.remove(b);
+        assert!(slots.reserve(a, 590).is_ok());
     }
 }
