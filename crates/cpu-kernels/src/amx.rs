@@ -76,6 +76,43 @@ fn request_tile_data() -> bool {
     result == 0
 }
 
+/// Instructions on tile registers, which are named by their numbers. What a register is loaded from and
+/// stored to, rows `stride` bytes apart, must be as large as its configuration says.
+#[cfg(target_arch = "x86_64")]
+macro_rules! tile {
+    (zero $tile:literal) => {
+        std::arch::asm!(
+            concat!("tilezero tmm", $tile),
+            options(nostack, preserves_flags, nomem),
+        )
+    };
+    (load $tile:literal, $from:expr, $stride:expr) => {
+        std::arch::asm!(
+            concat!("tileloadd tmm", $tile, ", [{from} + {stride}]"),
+            from = in(reg) $from,
+            stride = in(reg) $stride,
+            options(nostack, preserves_flags, readonly),
+        )
+    };
+    (store $tile:literal, $to:expr, $stride:expr) => {
+        std::arch::asm!(
+            concat!("tilestored [{to} + {stride}], tmm", $tile),
+            to = in(reg) $to,
+            stride = in(reg) $stride,
+            options(nostack, preserves_flags),
+        )
+    };
+    // Adds the product of two tiles to a third.
+    ($multiply:literal $sum:literal, $left:literal, $right:literal) => {
+        std::arch::asm!(
+            concat!($multiply, " tmm", $sum, ", tmm", $left, ", tmm", $right),
+            options(nostack, preserves_flags, nomem),
+        )
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(crate) use tile;
+
 /// The shapes of the eight tile registers: rows, and bytes of a row.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]

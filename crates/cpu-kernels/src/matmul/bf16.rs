@@ -2,10 +2,12 @@
 //!
 //! The product of two bf16 is exact in f32, so processors differ in the order and rounding of sums
 //! alone. One of three ways is taken for all sizes of batch:
-//! - AMX's tiles ([`tiles`]);
+//! - AMX's tiles ([`tiles`], and [`interleaved`] where weights lie so);
 //! - the dot products of AVX512_BF16, along [`rows`](super::rows);
 //! - f32 products of the same numbers.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod interleaved;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod tiles;
 

@@ -77,7 +77,9 @@ enum Way {
     },
     Bf16,
     #[cfg(target_arch = "x86_64")]
-    Bf16Tiles,
+    Bf16Tiles {
+        interleaved: bool,
+    },
 }
 
 /// What activations become before they are multiplied.
@@ -86,7 +88,9 @@ enum Form {
     Int8(int8::Rounding),
     Steps(rows::Steps),
     #[cfg(target_arch = "x86_64")]
-    Bf16Tiles,
+    Bf16Tiles {
+        interleaved: bool,
+    },
 }
 
 /// Activations in some form: memory that the thread keeps for the next product, since fresh pages
@@ -161,7 +165,7 @@ impl Way {
     fn of(job: &Job<'_>, act: Activations) -> Self {
         match (act, job.dtype) {
             (Activations::Int8 | Activations::Bf16, DType::BF16)
-            | (Activations::Bf16, DType::F16) => Self::bf16(job.isa),
+            | (Activations::Bf16, DType::F16) => Self::bf16(job),
             (Activations::Int8 | Activations::Bf16, dtype) => {
                 int8::Kernel::find(dtype).map_or(Self::Float { rounded: false }, Self::Int8)
             }
@@ -170,12 +174,12 @@ impl Way {
     }
 
     /// One way for all sizes of batch.
-    fn bf16(isa: Isa) -> Self {
+    fn bf16(job: &Job<'_>) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if isa == Isa::Amx && crate::amx::detect().bf16 {
-            return Self::Bf16Tiles;
+        if job.isa == Isa::Amx && crate::amx::detect().bf16 {
+            return Self::Bf16Tiles { interleaved: bf16::interleaved::fits(job) };
         }
-        if simd::has_bf16(isa) { Self::Bf16 } else { Self::Float { rounded: true } }
+        if simd::has_bf16(job.isa) { Self::Bf16 } else { Self::Float { rounded: true } }
     }
 
     fn form(self, job: &Job<'_>) -> Form {
@@ -184,7 +188,7 @@ impl Way {
             Self::Float { rounded } => Form::Steps(float::steps(job, rounded)),
             Self::Bf16 => Form::Steps(bf16::steps(job)),
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16Tiles => Form::Bf16Tiles,
+            Self::Bf16Tiles { interleaved } => Form::Bf16Tiles { interleaved },
         }
     }
 
@@ -194,7 +198,9 @@ impl Way {
             Self::Float { rounded } => float::steps(job, rounded).limits(),
             Self::Bf16 => bf16::steps(job).limits(),
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16Tiles => bf16::tiles::limits(job),
+            Self::Bf16Tiles { interleaved: false } => bf16::tiles::limits(job),
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16Tiles { interleaved: true } => bf16::interleaved::limits(job),
         }
     }
 
@@ -204,7 +210,11 @@ impl Way {
             Self::Float { rounded } => float::run(job, &x.steps, rounded, piece, out),
             Self::Bf16 => bf16::run(job, &x.steps, piece, out),
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16Tiles => bf16::tiles::run(job, &x.steps, piece, out),
+            Self::Bf16Tiles { interleaved: false } => bf16::tiles::run(job, &x.steps, piece, out),
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16Tiles { interleaved: true } => {
+                bf16::interleaved::run(job, &x.steps, piece, out)
+            }
         }
     }
 }
@@ -220,7 +230,11 @@ impl Form {
             }
             Self::Steps(steps) => steps.fill(pool, job, &mut to.steps),
             #[cfg(target_arch = "x86_64")]
-            Self::Bf16Tiles => bf16::tiles::pack(pool, job, &mut to.steps),
+            Self::Bf16Tiles { interleaved: false } => bf16::tiles::pack(pool, job, &mut to.steps),
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16Tiles { interleaved: true } => {
+                bf16::interleaved::pack(pool, job, &mut to.steps)
+            }
         }
     }
 }

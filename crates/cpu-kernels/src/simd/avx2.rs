@@ -93,6 +93,36 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         both!(_mm256_add_epi32, a, b)
     }
     #[inline(always)]
+    fn max_i(self, a: I, b: I) -> I {
+        both!(_mm256_max_epi32, a, b)
+    }
+    #[inline(always)]
+    fn largest(self, a: I) -> i32 {
+        // SAFETY: `self` proves AVX2.
+        unsafe {
+            let a = _mm256_max_epi32(a[0], a[1]);
+            let a = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            let a = _mm_max_epi32(a, _mm_shuffle_epi32::<0b1110>(a));
+            _mm_cvtsi128_si32(_mm_max_epi32(a, _mm_shuffle_epi32::<1>(a)))
+        }
+    }
+    #[inline(always)]
+    fn store_bytes(self, v: I, to: &mut [u8; LANES]) {
+        // SAFETY: 16 bytes are writable; `self` proves AVX2.
+        unsafe {
+            // The low bytes of each four lanes become a word; a word of each half is then taken.
+            let low = _mm256_setr_epi8(
+                0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, //
+                0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1,
+            );
+            let words = _mm256_setr_epi32(0, 4, 0, 4, 0, 4, 0, 4);
+            let a = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(v[0], low), words);
+            let b = _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(v[1], low), words);
+            let bytes = _mm_unpacklo_epi64(_mm256_castsi256_si128(a), _mm256_castsi256_si128(b));
+            _mm_storeu_si128(to.as_mut_ptr().cast(), bytes);
+        }
+    }
+    #[inline(always)]
     fn mul_i(self, a: I, b: I) -> I {
         both!(_mm256_mullo_epi32, a, b)
     }

@@ -99,6 +99,21 @@ impl<const TILES: bool, const BF16: bool> Simd for Avx512<TILES, BF16> {
         unsafe { _mm512_add_epi32(a, b) }
     }
     #[inline(always)]
+    fn max_i(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_max_epi32(a, b) }
+    }
+    #[inline(always)]
+    fn largest(self, a: __m512i) -> i32 {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_reduce_max_epi32(a) }
+    }
+    #[inline(always)]
+    fn store_bytes(self, v: __m512i, to: &mut [u8; LANES]) {
+        // SAFETY: 16 bytes are writable; `self` proves AVX-512.
+        unsafe { _mm_storeu_si128(to.as_mut_ptr().cast(), _mm512_cvtepi32_epi8(v)) }
+    }
+    #[inline(always)]
     fn mul_i(self, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_mullo_epi32(a, b) }

@@ -49,6 +49,12 @@ pub(crate) trait Simd: Copy {
     fn or(self, a: Self::I, b: Self::I) -> Self::I;
     fn xor(self, a: Self::I, b: Self::I) -> Self::I;
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The larger, signed.
+    fn max_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// The largest lane, signed.
+    fn largest(self, a: Self::I) -> i32;
+    /// The low byte of each lane.
+    fn store_bytes(self, v: Self::I, to: &mut [u8; LANES]);
     /// The low 32 bits of products.
     fn mul_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// Each lane of `acc` plus the sum of the two products of 16-bit halves, all signed.

@@ -67,6 +67,28 @@ impl Simd for Portable {
         zip(a, b, u32::wrapping_add)
     }
     #[inline(always)]
+    fn max_i(self, a: I, b: I) -> I {
+        let mut out = a;
+        for (out, b) in out.iter_mut().zip(b) {
+            *out = (*out as i32).max(b as i32) as u32;
+        }
+        out
+    }
+    #[inline(always)]
+    fn largest(self, mut a: I) -> i32 {
+        // Halves against each other, which become vectors.
+        for half in [8, 4, 2, 1] {
+            for i in 0..half {
+                a[i] = (a[i] as i32).max(a[i + half] as i32) as u32;
+            }
+        }
+        a[0] as i32
+    }
+    #[inline(always)]
+    fn store_bytes(self, v: I, to: &mut [u8; LANES]) {
+        *to = map(v, |v| v as u8);
+    }
+    #[inline(always)]
     fn mul_i(self, a: I, b: I) -> I {
         zip(a, b, u32::wrapping_mul)
     }

@@ -46,6 +46,8 @@ impl Op for Everything<'_> {
             ("or", s.or(a, b)),
             ("xor", s.xor(a, b)),
             ("add", s.add_i(a, b)),
+            ("max", s.max_i(a, b)),
+            ("largest", s.splat_i(s.largest(a))),
             ("shl", s.shl(a, 5)),
             ("shr", s.shr(a, 5)),
             ("sar", s.sar(a, 5)),
@@ -58,6 +60,10 @@ impl Op for Everything<'_> {
             s.store_i(v, &mut line);
             all.push((name, line));
         }
+        let mut bytes = [0; LANES];
+        s.store_bytes(a, &mut bytes);
+        line[..LANES].copy_from_slice(&bytes);
+        all.push(("store_bytes", line));
         let [low, high] = s.f16_pair(a);
         // Two small integers, whose sums and products are exact.
         let (x, y) = (s.to_f(s.sar(a, 20)), s.to_f(s.sar(b, 20)));

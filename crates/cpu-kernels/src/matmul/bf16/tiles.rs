@@ -10,21 +10,24 @@
 //! few activations are the right one, pairs of k interleaved. Sums come out a weight row a line and
 //! are transposed at the end.
 
-use super::super::rows::{PIECE_ACTS, Step, prefetch};
+use super::super::rows::{Step, prefetch};
 use super::super::run::Limits;
 use super::super::{DisjointMut, Job, Layout, Piece, Scratch};
 use super::{K, Round, unpack};
 use crate::ThreadPool;
-use crate::amx::TileConfig;
-use crate::simd::{LANES, Op, Simd, Tile, dispatch, dispatch_tiles};
+use crate::amx::{TileConfig, tile};
+use crate::simd::{self, CACHE_LINE, LANES, Op, Simd, Tile, dispatch, dispatch_tiles};
 use blocks::DType;
 use bytemuck::Zeroable;
-use std::arch::asm;
 use std::ops::Range;
 
-/// Steps of k in a block: two unpacked tiles of rows stay in the first-level cache, and the
-/// activations of a piece in the second-level one.
-const BLOCK: usize = 16;
+/// Steps of k in a block: two unpacked tiles of rows stay in the first-level cache while two groups of
+/// activations after the other pass through it, and a block of all activations of a piece stays in
+/// the second-level one.
+const BLOCK: usize = 8;
+
+/// The most weight rows and activations of a piece: their sums stay in the second-level cache.
+const PIECE: [usize; 2] = [256, 512];
 
 /// A product whose activations lie as tiles.
 struct Tiled<'a> {
@@ -47,7 +50,7 @@ fn shape(job: &Job<'_>) -> [usize; 2] {
 pub(in crate::matmul) fn limits(job: &Job<'_>) -> Limits {
     match streams(job) {
         true => Limits::streams(2 * LANES),
-        false => Limits { rows: [2 * LANES, 64], ..Limits::panels(PIECE_ACTS) },
+        false => Limits { rows: [2 * LANES, PIECE[0]], ..Limits::panels(PIECE[1]) },
     }
 }
 
@@ -223,7 +226,12 @@ impl Op for TiledPiece<'_> {
                 let x = &tiled.x[(groups.start * steps + first) * width..];
                 let strip = Strip { bytes, stride, x, group: steps * width, width, n };
                 let two = here.len() > LANES;
+                let next = match row + 2 * LANES < rows.end {
+                    true => Ahead::new(job, row + 2 * LANES, (first, n)),
+                    false => Ahead::new(job, rows.start, (first + n, block.min(steps - first - n))),
+                };
                 for g in (0..groups.len()).step_by(2) {
+                    next.prefetch(g / 2, groups.len().div_ceil(2));
                     let sums = &mut sums[g * 2 * LANES..];
                     // SAFETY: the registers are configured for groups of this width.
                     unsafe {
@@ -244,6 +252,39 @@ impl Op for TiledPiece<'_> {
     }
 }
 
+/// What is unpacked next: lines of memory of two tiles of rows, a stretch of each.
+struct Ahead {
+    start: *const u8,
+    stride: usize,
+    /// Lines of a row.
+    lines: usize,
+}
+
+impl Ahead {
+    /// Steps `first..first + n` of the rows from `row` on, as far as they are there.
+    #[inline(always)]
+    fn new(job: &Job<'_>, row: usize, (first, n): (usize, usize)) -> Self {
+        let source = &job.source;
+        let there = source.layout == Layout::Rows && row + 2 * LANES <= source.rows;
+        let bytes = if job.dtype.is_float() { 2 * K * n } else { 0 };
+        Ahead {
+            start: source.bytes.as_ptr().wrapping_add(row * source.stride + 2 * K * first),
+            stride: source.stride,
+            lines: if there { bytes.div_ceil(CACHE_LINE) } else { 0 },
+        }
+    }
+
+    /// Asks for part `i` of `parts`: a core has room for few requests, and waits when there is none.
+    #[inline(always)]
+    fn prefetch(&self, i: usize, parts: usize) {
+        let all = 2 * LANES * self.lines;
+        for line in i * all / parts..(i + 1) * all / parts {
+            let (row, line) = (line / self.lines, line % self.lines);
+            simd::prefetch(self.start.wrapping_add(row * self.stride + line * CACHE_LINE));
+        }
+    }
+}
+
 /// One or two tiles of weight rows over some steps of k, and the activations they meet.
 struct Strip<'a> {
     /// Rows, `stride` bytes apart, of at least `n` steps.
@@ -254,40 +295,6 @@ struct Strip<'a> {
     group: usize,
     width: usize,
     n: usize,
-}
-
-/// Loads a tile register.
-macro_rules! load {
-    ($tile:literal, $from:expr, $stride:expr) => {
-        asm!(
-            concat!("tileloadd tmm", $tile, ", [{from} + {stride}]"),
-            from = in(reg) $from,
-            stride = in(reg) $stride,
-            options(nostack, preserves_flags, readonly),
-        )
-    };
-}
-
-/// Stores a tile register.
-macro_rules! store {
-    ($tile:literal, $to:expr, $stride:expr) => {
-        asm!(
-            concat!("tilestored [{to} + {stride}], tmm", $tile),
-            to = in(reg) $to,
-            stride = in(reg) $stride,
-            options(nostack, preserves_flags),
-        )
-    };
-}
-
-/// Adds the product of two tiles to a third.
-macro_rules! multiply {
-    ($sum:literal, $left:literal, $right:literal) => {
-        asm!(
-            concat!("tdpbf16ps tmm", $sum, ", tmm", $left, ", tmm", $right),
-            options(nostack, preserves_flags, nomem),
-        )
-    };
 }
 
 impl Strip<'_> {
@@ -319,14 +326,14 @@ impl Strip<'_> {
         // SAFETY: the caller's promise, and as asserted: a tile of weights is 64 bytes of 16 rows, a
         // tile of activations `width` lines, a tile of sums 16 lines.
         unsafe {
-            load!(0, sum(0, 0), LINE);
+            tile!(load 0, sum(0, 0), LINE);
             if R > 1 {
-                load!(1, sum(0, 1), LINE);
+                tile!(load 1, sum(0, 1), LINE);
             }
             if M > 1 {
-                load!(2, sum(1, 0), LINE);
+                tile!(load 2, sum(1, 0), LINE);
                 if R > 1 {
-                    load!(3, sum(1, 1), LINE);
+                    tile!(load 3, sum(1, 1), LINE);
                 }
             }
             for k in 0..n {
@@ -339,29 +346,29 @@ impl Strip<'_> {
                     }
                 }
                 let (left, right) = (left.add(k * LINE), right.add(k * width * LINE));
-                load!(6, right, 4 * width);
-                load!(4, left, stride);
-                multiply!(0, 4, 6);
+                tile!(load 6, right, 4 * width);
+                tile!(load 4, left, stride);
+                tile!("tdpbf16ps" 0, 4, 6);
                 if R > 1 {
-                    load!(5, left.add(second_row), stride);
-                    multiply!(1, 5, 6);
+                    tile!(load 5, left.add(second_row), stride);
+                    tile!("tdpbf16ps" 1, 5, 6);
                 }
                 if M > 1 {
-                    load!(7, right.add(second_group), 4 * width);
-                    multiply!(2, 4, 7);
+                    tile!(load 7, right.add(second_group), 4 * width);
+                    tile!("tdpbf16ps" 2, 4, 7);
                     if R > 1 {
-                        multiply!(3, 5, 7);
+                        tile!("tdpbf16ps" 3, 5, 7);
                     }
                 }
             }
-            store!(0, sum(0, 0), LINE);
+            tile!(store 0, sum(0, 0), LINE);
             if R > 1 {
-                store!(1, sum(0, 1), LINE);
+                tile!(store 1, sum(0, 1), LINE);
             }
             if M > 1 {
-                store!(2, sum(1, 0), LINE);
+                tile!(store 2, sum(1, 0), LINE);
                 if R > 1 {
-                    store!(3, sum(1, 1), LINE);
+                    tile!(store 3, sum(1, 1), LINE);
                 }
             }
         }

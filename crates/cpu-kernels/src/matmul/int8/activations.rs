@@ -114,13 +114,12 @@ impl Op for RoundRow<'_> {
     type Output = ();
 
     #[inline(always)]
-    fn run<S: Simd>(self, _: S) {
+    fn run<S: Simd>(self, s: S) {
         let RoundRow { x, rounding, i, padded, out } = self;
         for (b, x) in x.chunks(SPAN).enumerate() {
             let at = b * padded + i;
             // SAFETY: only this call writes block `b` of row `i`.
             let out = unsafe { &mut out.slice_mut(at..at + 1)[0] };
-            // Loops of known lengths are made of whole registers.
             let mut padded = [0.0; SPAN];
             let x = <&[f32; SPAN]>::try_from(x).unwrap_or_else(|_| {
                 padded[..x.len()].copy_from_slice(x);
@@ -128,10 +127,10 @@ impl Op for RoundRow<'_> {
             });
             let offset = rounding.offset;
             match (rounding.per_32, rounding.sub) {
-                (true, 32) => round_block::<32, 32>(x, offset, out),
-                (true, _) => round_block::<32, 16>(x, offset, out),
-                (false, 32) => round_block::<SPAN, 32>(x, offset, out),
-                (false, _) => round_block::<SPAN, 16>(x, offset, out),
+                (true, 32) => round_block::<S, 32, 32>(s, x, offset, out),
+                (true, _) => round_block::<S, 32, 16>(s, x, offset, out),
+                (false, 32) => round_block::<S, SPAN, 32>(s, x, offset, out),
+                (false, _) => round_block::<S, SPAN, 16>(s, x, offset, out),
             }
         }
     }
@@ -139,51 +138,49 @@ impl Op for RoundRow<'_> {
 
 /// Rounds a block with a scale for each `STEP` and sums of each `SUB`.
 #[inline(always)]
-fn round_block<const STEP: usize, const SUB: usize>(
+fn round_block<S: Simd, const STEP: usize, const SUB: usize>(
+    s: S,
     x: &[f32; SPAN],
     offset: i32,
     out: &mut ActivationBlock,
 ) {
-    let mut q = [0i8; SPAN];
+    let q: &mut [u8] = bytemuck::cast_slice_mut(&mut out.words);
     out.scale = [0.0; SPAN / 32];
     let steps = x.as_chunks::<STEP>().0.iter().zip(q.as_chunks_mut::<STEP>().0);
     for ((x, q), scale) in steps.zip(&mut out.scale) {
-        *scale = round_span(x, q);
+        *scale = round_span(s, x, q);
     }
-    for (word, q) in out.words.iter_mut().zip(q.as_chunks::<4>().0) {
-        *word = i32::from_ne_bytes(q.map(|q| q as u8));
+    // Of each 16 bytes four sums.
+    let mut sums = [0i32; SPAN / 4];
+    for (sums, line) in sums.as_chunks_mut::<LANES>().0.iter_mut().zip(q.as_chunks().0) {
+        let ones = s.splat_i(0x0101_0101);
+        let dots = s.dot::<false>(s.splat_i(0), ones, s.load_i(line));
+        s.store_i(dots, bytemuck::cast_mut(sums));
     }
-    let mut sums = [0i32; 16];
-    for (sum, q) in sums.iter_mut().zip(q.as_chunks::<SUB>().0) {
-        *sum = q.iter().map(|&q| i32::from(q)).sum();
+    let mut totals = [0i32; 16];
+    for (total, sums) in totals.iter_mut().zip(sums.chunks_exact(SUB / 4)) {
+        *total = sums.iter().sum();
     }
-    for (i, sum) in sums.into_iter().enumerate() {
+    for (i, sum) in totals.into_iter().enumerate() {
         out.start[i] = -offset * sum;
         let scale = if STEP == 32 { out.scale[i * SUB / 32 % (SPAN / 32)] } else { 1.0 };
         out.sum[i] = scale * sum as f32;
     }
-    for (pair, sums) in out.pairs.iter_mut().zip(sums.as_chunks::<2>().0) {
+    for (pair, sums) in out.pairs.iter_mut().zip(totals.as_chunks::<2>().0) {
         *pair = (sums[0] & 0xffff) | sums[1] << 16;
     }
 }
 
-/// Rounds `x` to `q` with one scale, which it returns: NaN if an element is not finite.
+/// Rounds `x` to the bytes `q` with one scale, which it returns: NaN if an element is not finite.
 #[inline(always)]
-fn round_span<const N: usize>(x: &[f32; N], q: &mut [i8; N]) -> f32 {
-    let mut largest = [0u32; 16];
-    for chunk in x.as_chunks::<16>().0 {
-        for (largest, x) in largest.iter_mut().zip(chunk) {
-            // Non-negative floats compare as their bits, NaN above infinity.
-            *largest = (*largest).max(x.to_bits() & 0x7fff_ffff);
-        }
+fn round_span<S: Simd, const N: usize>(s: S, x: &[f32; N], q: &mut [u8; N]) -> f32 {
+    q.fill(0);
+    let mut largest = s.splat_i(0);
+    for x in x.as_chunks().0 {
+        // Non-negative floats compare as their bits, NaN above infinity.
+        largest = s.max_i(largest, s.and(s.as_i(s.load_f(x)), s.splat_i(0x7fff_ffff)));
     }
-    // Halves against each other, which become vectors.
-    for half in [8, 4, 2, 1] {
-        for i in 0..half {
-            largest[i] = largest[i].max(largest[i + half]);
-        }
-    }
-    let largest = f32::from_bits(largest[0]);
+    let largest = f32::from_bits(s.largest(largest) as u32);
     if !largest.is_finite() {
         return f32::NAN;
     }
@@ -191,10 +188,8 @@ fn round_span<const N: usize>(x: &[f32; N], q: &mut [i8; N]) -> f32 {
     if !inverse.is_finite() {
         return 0.0; // all zero, or too small for any weight to matter
     }
-    // Adding 1.5 * 2^23 leaves the nearest integer, ties to even, in the low bits.
-    const ROUND: f32 = 12_582_912.0;
-    for (q, x) in q.iter_mut().zip(x) {
-        *q = (x * inverse + ROUND).to_bits() as i8;
+    for (x, q) in x.as_chunks().0.iter().zip(q.as_chunks_mut().0) {
+        s.store_bytes(s.to_i(s.mul(s.load_f(x), s.splat_f(inverse))), q);
     }
     largest / 127.0
 }

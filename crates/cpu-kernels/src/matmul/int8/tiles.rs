@@ -12,7 +12,7 @@
 use super::activations::ActivationBlock;
 use super::sweep::add_block;
 use super::{Format, Int8Group, Int8Piece, SPAN, Scales};
-use crate::amx::TileConfig;
+use crate::amx::{TileConfig, tile};
 use crate::matmul::{Job, Piece, Scratch};
 use crate::simd::{LANES, Line, Op, Simd, prefetch};
 use std::arch::asm;
@@ -26,15 +26,18 @@ pub(crate) struct TileBuffers {
     /// A group's weights as signed or unsigned bytes: upper parts of the products with the scales,
     /// then lower parts.
     planes: [[Line; SPAN / 4]; 2],
-    /// Sums of 16 activations (a line each) by 16 rows.
-    sums: [[Line; LANES]; 8],
+    /// Sums of 16 activations (a line each) by 16 rows, four of one block and four of the next.
+    sums: [FourSums; 2],
 }
 
 impl Default for TileBuffers {
     fn default() -> Self {
-        TileBuffers { planes: [[[0; 64]; SPAN / 4]; 2], sums: [[[0; 64]; LANES]; 8] }
+        TileBuffers { planes: [[[0; 64]; SPAN / 4]; 2], sums: [[[[0; 64]; LANES]; 4]; 2] }
     }
 }
+
+/// Sums of 16 activations by 16 rows, as tiles leave them.
+type FourSums = [[Line; LANES]; 4];
 
 /// Registers 0 to 3 hold sums, 4 and 5 activations, 6 and 7 weights.
 const ALL_OF_K: TileConfig = TileConfig::new([(16, 64); 8]);
@@ -110,7 +113,8 @@ fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
         let acts = &acts.span(span)[piece.acts.start..][..n];
         for (c, acts) in acts.chunks(at_once::<F>()).enumerate() {
             next.next().unwrap_or_default().iter().for_each(ActivationBlock::prefetch);
-            let block = Block { slot: i % 2, subs, acts, at: g * n + c * at_once::<F>() };
+            let half = last.map_or(0, |last| 1 - last.half);
+            let block = Block { slot: i % 2, half, subs, acts, at: g * n + c * at_once::<F>() };
             let (groups, buffers) = (&scratch.int8, &mut scratch.tiles);
             tiles.advance(buffers, groups, sums, last, Some(block));
             last = Some(block);
@@ -159,11 +163,32 @@ const fn at_once<F: Format>() -> usize {
 struct Block<'a> {
     /// Where the group lies unpacked.
     slot: usize,
+    /// Which four of the tiles' sums it leaves, if it leaves four.
+    half: usize,
     /// Sub-blocks of the span.
     subs: usize,
     acts: &'a [ActivationBlock],
     /// Where their sums begin.
     at: usize,
+}
+
+/// What is left to do with a block of `M` times 16 activations that has been through the tiles.
+struct Rest<'a, const M: usize> {
+    group: &'a Int8Group,
+    tiles: &'a FourSums,
+    acts: &'a [[ActivationBlock; LANES]; M],
+    sums: &'a mut [[[f32; LANES]; LANES]; M],
+}
+
+/// Multiplies signed activations by signed or, where `$unsigned`, unsigned weights.
+macro_rules! tile_product {
+    ($unsigned:expr, $sum:literal, $left:literal, $right:literal) => {
+        if $unsigned {
+            tile!("tdpbsud" $sum, $left, $right)
+        } else {
+            tile!("tdpbssd" $sum, $left, $right)
+        }
+    };
 }
 
 /// What this thread's tile registers, configured for a format, do.
@@ -195,20 +220,17 @@ impl<S: Simd, F: Format> Tiles<S, F> {
         block: Option<Block<'_>>,
     ) {
         if F::SCALES == Scales::Integer {
-            // In this order, planes that were just written have time to arrive where tiles read them.
-            if let Some(Block { slot, acts, at, .. }) = last {
-                self.add_whole(&groups[slot], &buffers.sums, acts, &mut sums[at..][..acts.len()]);
-            }
-            if let Some(Block { acts, .. }) = block {
-                self.multiply_whole(buffers, acts);
-            }
-            return;
+            return match last.or(block).map_or(0, |block| block.acts.len()) {
+                LANES => self.advance_whole::<1>(buffers, groups, sums, last, block),
+                _ => self.advance_whole::<2>(buffers, groups, sums, last, block),
+            };
         }
         let mut totals = [self.s.splat_f(0.0); LANES];
         for quarter in 0..QUARTERS {
-            if let Some(Block { slot, subs, acts, at }) = last {
+            if let Some(Block { slot, subs, acts, at, .. }) = last {
                 let (group, sums) = (&groups[slot], &mut sums[at..][..acts.len()]);
-                self.add_per_32(group, subs, &buffers.sums, quarter, acts, sums, &mut totals);
+                let tiles = buffers.sums.as_flattened();
+                self.add_per_32(group, subs, tiles, quarter, acts, sums, &mut totals);
             }
             if let Some(Block { acts, .. }) = block {
                 // SAFETY: the registers are configured as `PER_32`; planes and sums are as long
@@ -218,41 +240,115 @@ impl<S: Simd, F: Format> Tiles<S, F> {
         }
     }
 
-    /// All 256 of k of 16 or 32 activations.
+    /// [`advance`](Self::advance) of a format with integer scales, where `last` (or `block`, if that is the
+    /// first) has `M` times 16 activations.
     #[inline(always)]
-    fn multiply_whole(&self, buffers: &mut TileBuffers, acts: &[ActivationBlock]) {
-        let (planes, sums) = (&buffers.planes, &mut buffers.sums);
-        // SAFETY: the registers are configured as `ALL_OF_K`; planes and sums are as long as the
-        // tiles, and there are 16 or 32 activations, whose words come first.
-        unsafe {
-            match (F::SMALL, acts.len() / LANES) {
-                (true, 2) => multiply_32_unsigned(acts, planes, sums),
-                (true, _) => multiply_16_unsigned(acts, planes, sums),
-                (false, 2) => multiply_32_signed(acts, planes, sums),
-                (false, _) => multiply_16_signed(acts, planes, sums),
+    fn advance_whole<const M: usize>(
+        &self,
+        buffers: &mut TileBuffers,
+        groups: &[Int8Group],
+        sums: &mut [[f32; LANES]],
+        last: Option<Block<'_>>,
+        block: Option<Block<'_>>,
+    ) {
+        let TileBuffers { planes, sums: [even, odd] } = buffers;
+        let half = block.or(last).map_or(0, |block| block.half);
+        let half = if block.is_some() { half } else { 1 - half };
+        let (to, from) = if half == 0 { (even, &*odd) } else { (odd, &*even) };
+        let mut rest = last.map(|Block { slot, acts, at, .. }| Rest {
+            group: &groups[slot],
+            tiles: from,
+            acts: acts.as_chunks().0.try_into().expect("as many as `M` says"),
+            sums: (&mut sums[at..][..acts.len()]).as_chunks_mut().0.try_into().expect("the same"),
+        });
+        match block.map(|block| block.acts) {
+            Some(acts) if acts.len() == M * LANES => {
+                self.multiply_whole::<M>(planes, acts, to, &mut rest);
+            }
+            block => {
+                (0..LANES).for_each(|i| self.add_line::<M>(&mut rest, i));
+                match block {
+                    None => {}
+                    Some(acts) if acts.len() == LANES => {
+                        self.multiply_whole::<1>(planes, acts, to, &mut None);
+                    }
+                    Some(acts) => self.multiply_whole::<2>(planes, acts, to, &mut None),
+                }
             }
         }
     }
 
-    /// Puts the sums of both planes together, and adds them, scaled, to `sums`.
+    /// All 256 of k of `M` times 16 activations, by the upper plane to sums 0 and 2, by the lower to 1
+    /// and 3; what is left to do of the block before goes between, where the vector units wait.
     #[inline(always)]
-    fn add_whole(
+    fn multiply_whole<const M: usize>(
         &self,
-        group: &Int8Group,
-        tiles: &[[Line; LANES]; 8],
+        planes: &[[Line; SPAN / 4]; 2],
         acts: &[ActivationBlock],
-        sums: &mut [[f32; LANES]],
+        to: &mut FourSums,
+        rest: &mut Option<Rest<'_, M>>,
     ) {
-        let s = self.s;
-        let sixteens = acts.chunks_exact(LANES).zip(sums.chunks_exact_mut(LANES));
-        for (t, (acts, sums)) in sixteens.enumerate() {
-            for (j, (act, sum)) in acts.iter().zip(sums).enumerate() {
-                let upper = s.load_i(&tiles[2 * t][j]);
-                let lower = s.load_i(&tiles[2 * t + 1][j]);
-                let total = s.add_i(s.shl(upper, lower_bits::<F>()), lower);
-                let after = add_block::<S, F>(s, group, total, act, s.load_f(sum));
-                s.store_f(after, sum);
+        const LINE: usize = size_of::<Line>();
+        assert!(acts.len() == M * LANES && (1..=2).contains(&M));
+        let [upper, lower] = planes.each_ref().map(|plane| plane.as_ptr().cast::<u8>());
+        let left = acts.as_ptr().cast::<u8>();
+        let to = to.as_mut_ptr();
+        macro_rules! quarter {
+            ($k:literal) => {
+                let left = left.add($k * 64);
+                let (upper, lower) = (upper.add($k * LANES * LINE), lower.add($k * LANES * LINE));
+                self.add_line(rest, 4 * $k);
+                tile!(load 4, left, STRIDE);
+                tile!(load 6, upper, LINE);
+                tile_product!(F::SMALL, 0, 4, 6);
+                self.add_line(rest, 4 * $k + 1);
+                tile!(load 7, lower, LINE);
+                tile_product!(F::SMALL, 1, 4, 7);
+                self.add_line(rest, 4 * $k + 2);
+                if M > 1 {
+                    tile!(load 5, left.add(LANES * STRIDE), STRIDE);
+                    tile_product!(F::SMALL, 2, 5, 6);
+                }
+                self.add_line(rest, 4 * $k + 3);
+                if M > 1 {
+                    tile_product!(F::SMALL, 3, 5, 7);
+                }
+            };
+        }
+        // SAFETY: the registers are configured as `ALL_OF_K`: a tile of activations is 64 bytes of 16
+        // that are `STRIDE` apart and begin with 256, a tile of weights 16 lines of a plane.
+        unsafe {
+            tile!(zero 0);
+            tile!(zero 1);
+            if M > 1 {
+                tile!(zero 2);
+                tile!(zero 3);
             }
+            quarter!(0);
+            quarter!(1);
+            quarter!(2);
+            quarter!(3);
+            tile!(store 0, to, LINE);
+            tile!(store 1, to.add(1), LINE);
+            if M > 1 {
+                tile!(store 2, to.add(2), LINE);
+                tile!(store 3, to.add(3), LINE);
+            }
+        }
+    }
+
+    /// Puts line `i` of the sums of both planes together, and adds it, scaled, to its sums.
+    #[inline(always)]
+    fn add_line<const M: usize>(&self, rest: &mut Option<Rest<'_, M>>, i: usize) {
+        let s = self.s;
+        let Some(Rest { group, tiles, acts, sums }) = rest else { return };
+        for t in 0..M {
+            let upper = s.load_i(&tiles[2 * t][i]);
+            let lower = s.load_i(&tiles[2 * t + 1][i]);
+            let total = s.add_i(s.shl(upper, lower_bits::<F>()), lower);
+            let sum = &mut sums[t][i];
+            let after = add_block::<S, F>(s, group, total, &acts[t][i], s.load_f(sum));
+            s.store_f(after, sum);
         }
     }
 
@@ -264,7 +360,7 @@ impl<S: Simd, F: Format> Tiles<S, F> {
         &self,
         group: &Int8Group,
         subs: usize,
-        tiles: &[[Line; LANES]; 8],
+        tiles: &[[Line; LANES]],
         quarter: usize,
         acts: &[ActivationBlock],
         sums: &mut [[f32; LANES]],
@@ -419,103 +515,6 @@ const STRIDE: usize = size_of::<ActivationBlock>();
 /// Parts in which sixteen activations go through the tiles, 64 of k each.
 const QUARTERS: usize = SPAN / 64;
 
-/// Products of whole blocks: `$dp` multiplies signed activations by signed or unsigned weights.
-macro_rules! whole_blocks {
-    ($two:ident, $one:ident, $dp:literal) => {
-        /// 32 activations: sums with the upper plane in 0 and 2, with the lower in 1 and 3.
-        ///
-        /// # Safety
-        /// Tile registers are configured as `ALL_OF_K`, and there are 32 activations.
-        #[inline(always)]
-        unsafe fn $two(
-            acts: &[ActivationBlock],
-            planes: &[[Line; SPAN / 4]; 2],
-            sums: &mut [[Line; LANES]; 8],
-        ) {
-            debug_assert_eq!(acts.len(), 2 * LANES);
-            // SAFETY: the caller's promise. Rows of activations are `STRIDE` apart and begin with
-            // 256 bytes; a tile of weights is 16 lines of a plane, the second plane 64 lines
-            // further; four tiles of sums are written.
-            unsafe {
-                asm!(
-                    "tilezero tmm0",
-                    "tilezero tmm1",
-                    "tilezero tmm2",
-                    "tilezero tmm3",
-                    "2:",
-                    "tileloadd tmm4, [{a} + {stride}]",
-                    "tileloadd tmm6, [{w} + {line}]",
-                    concat!($dp, " tmm0, tmm4, tmm6"),
-                    "tileloadd tmm7, [{w} + {line} + 4096]",
-                    concat!($dp, " tmm1, tmm4, tmm7"),
-                    "tileloadd tmm5, [{a2} + {stride}]",
-                    concat!($dp, " tmm2, tmm5, tmm6"),
-                    concat!($dp, " tmm3, tmm5, tmm7"),
-                    "add {a}, 64",
-                    "add {a2}, 64",
-                    "add {w}, 1024",
-                    "dec {n}",
-                    "jnz 2b",
-                    "tilestored [{c} + {line}], tmm0",
-                    "tilestored [{c} + {line} + 1024], tmm1",
-                    "tilestored [{c} + {line} + 2048], tmm2",
-                    "tilestored [{c} + {line} + 3072], tmm3",
-                    a = inout(reg) acts.as_ptr() => _,
-                    a2 = inout(reg) acts.as_ptr().wrapping_add(LANES) => _,
-                    w = inout(reg) planes.as_ptr() => _,
-                    n = inout(reg) SPAN / 64 => _,
-                    c = in(reg) sums.as_mut_ptr(),
-                    stride = in(reg) STRIDE,
-                    line = in(reg) size_of::<Line>(),
-                    options(nostack),
-                );
-            }
-        }
-
-        /// 16 activations: sums with the upper plane in 0, with the lower in 1.
-        ///
-        /// # Safety
-        /// Tile registers are configured as `ALL_OF_K`, and there are 16 activations.
-        #[inline(always)]
-        unsafe fn $one(
-            acts: &[ActivationBlock],
-            planes: &[[Line; SPAN / 4]; 2],
-            sums: &mut [[Line; LANES]; 8],
-        ) {
-            debug_assert_eq!(acts.len(), LANES);
-            // SAFETY: as for 32; two tiles of sums are written.
-            unsafe {
-                asm!(
-                    "tilezero tmm0",
-                    "tilezero tmm1",
-                    "2:",
-                    "tileloadd tmm4, [{a} + {stride}]",
-                    "tileloadd tmm6, [{w} + {line}]",
-                    concat!($dp, " tmm0, tmm4, tmm6"),
-                    "tileloadd tmm7, [{w} + {line} + 4096]",
-                    concat!($dp, " tmm1, tmm4, tmm7"),
-                    "add {a}, 64",
-                    "add {w}, 1024",
-                    "dec {n}",
-                    "jnz 2b",
-                    "tilestored [{c} + {line}], tmm0",
-                    "tilestored [{c} + {line} + 1024], tmm1",
-                    a = inout(reg) acts.as_ptr() => _,
-                    w = inout(reg) planes.as_ptr() => _,
-                    n = inout(reg) SPAN / 64 => _,
-                    c = in(reg) sums.as_mut_ptr(),
-                    stride = in(reg) STRIDE,
-                    line = in(reg) size_of::<Line>(),
-                    options(nostack),
-                );
-            }
-        }
-    };
-}
-
-whole_blocks!(multiply_32_signed, multiply_16_signed, "tdpbssd");
-whole_blocks!(multiply_32_unsigned, multiply_16_unsigned, "tdpbsud");
-
 /// Multiplies twice 32 of k of 16 activations, and stores the sums of each.
 ///
 /// # Safety
@@ -525,7 +524,7 @@ unsafe fn multiply_2_times_32(quarter: usize, acts: &[ActivationBlock], buffers:
     debug_assert_eq!(acts.len(), LANES);
     let a = acts.as_ptr().cast::<u8>().wrapping_add(64 * quarter);
     let w = buffers.planes.as_ptr().cast::<u8>().wrapping_add(1024 * quarter);
-    let c = buffers.sums[2 * quarter..].as_mut_ptr();
+    let c = buffers.sums.as_flattened_mut()[2 * quarter..].as_mut_ptr();
     // SAFETY: the caller's promise. Rows of activations are `STRIDE` apart and begin with 256
     // bytes; a tile of weights is 8 lines; two tiles of sums are written.
     unsafe {
