@@ -7,7 +7,7 @@ use cpu_kernels::matmul::{self, Layout, Weight};
 use files::LargeMemory;
 
 use crate::storage::{InterleavedBytes, Storage};
-use crate::{Compute, Device, Error, Result, Tensor};
+use crate::{Compute, DType, Device, Error, Result, Tensor};
 
 pub use cpu_kernels::matmul::INTERLEAVED_VERSION as VERSION;
 
@@ -28,11 +28,23 @@ pub fn interleave_all(compute: &Compute, weights: &[Tensor], out: &mut [u8]) -> 
 }
 
 impl Tensor {
+    /// Whether products with it are faster in its [`interleaved`](Tensor::interleaved) form, as `compute`
+    /// makes them.
+    pub fn gains_from_interleaving(&self, compute: &Compute) -> bool {
+        self.interleaved_len().is_some()
+            && matmul::gains_from_interleaving(
+                compute.isa(),
+                compute.activations(),
+                self.dtype(),
+                self.cols(),
+            )
+    }
+
     /// Bytes of its [`interleaved`](Tensor::interleaved) form, a multiple of 64. `None` if its type
     /// or shape does not allow it, it has it already, or it lies on another device.
     pub fn interleaved_len(&self) -> Option<usize> {
         let fits = self.shape().dims().len() == 2
-            && self.dtype().is_quantized()
+            && (self.dtype().is_quantized() || self.dtype() == DType::BF16)
             && matmul::can_interleave(self.dtype(), self.cols())
             && !self.is_interleaved()
             && self.device() == Device::Cpu;
@@ -105,9 +117,15 @@ mod tests {
     #[test]
     fn products_and_rows_are_the_same() {
         let compute = Compute::cpu().with_threads(2);
+        for dtype in [DType::Q8_0, DType::BF16] {
+            products_and_rows_of(dtype, &compute);
+        }
+    }
+
+    fn products_and_rows_of(dtype: DType, compute: &Compute) {
         let numbers: Vec<f32> = (0..21 * 64).map(|i| (i as f32 * 0.37).sin()).collect();
-        let rows = Tensor::from_vec([21, 64], numbers).unwrap().to_dtype(DType::Q8_0).unwrap();
-        let packed = rows.interleaved(&compute).unwrap().unwrap();
+        let rows = Tensor::from_vec([21, 64], numbers).unwrap().to_dtype(dtype).unwrap();
+        let packed = rows.interleaved(compute).unwrap().unwrap();
         let x = Tensor::from_vec([2, 64], (0..128).map(|i| i as f32 * 0.01).collect()).unwrap();
         let (a, b) = (compute.linear(&x, &rows, None), compute.linear(&x, &packed, None));
         assert_eq!(a.unwrap().as_f32().unwrap(), b.unwrap().as_f32().unwrap());
@@ -119,8 +137,8 @@ mod tests {
         let (a, b) = (compute.embedding(&rows, &ids), compute.embedding(&packed, &ids));
         assert_eq!(a.unwrap().as_f32().unwrap(), b.unwrap().as_f32().unwrap());
         assert!(packed.bytes().is_err() && packed.slice_rows(0..16).is_err());
-        assert!(packed.interleaved(&compute).unwrap().is_none());
-        assert!(x.interleaved(&compute).unwrap().is_none());
+        assert!(packed.interleaved(compute).unwrap().is_none());
+        assert!(x.interleaved(compute).unwrap().is_none());
     }
 
     #[test]

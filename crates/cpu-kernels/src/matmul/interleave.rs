@@ -4,8 +4,10 @@
 //! line of memory holds four bytes of each of 16 rows, and a product reads one stream and needs no
 //! transposition. Rows that are no whole number of words stay as they are.
 
+#[cfg(target_arch = "x86_64")]
+use super::bf16;
 use super::int8::looks_up_rows;
-use super::{DisjointMut, Layout, Source, Weight};
+use super::{Activations, DisjointMut, Layout, Source, Weight};
 use crate::error::check_len;
 use crate::simd::{LANES, Line, Op, Simd, dispatch};
 use crate::{Isa, KernelError, ThreadPool};
@@ -23,6 +25,16 @@ pub fn can_interleave(dtype: DType, cols: usize) -> bool {
     }
     let unit = if dtype.is_quantized() { 4 } else { 16 };
     dtype.bytes_for(cols).is_some_and(|bytes| bytes > 0 && bytes.is_multiple_of(unit))
+}
+
+/// Whether products with such weights are faster if they are interleaved: block types that can be, and
+/// bf16 where tiles multiply it, whose right factor it is then.
+pub fn gains_from_interleaving(isa: Isa, act: Activations, dtype: DType, cols: usize) -> bool {
+    match dtype {
+        #[cfg(target_arch = "x86_64")]
+        DType::BF16 => act != Activations::F32 && bf16::interleaved::multiplies(isa, cols),
+        _ => dtype.is_quantized() && can_interleave(dtype, cols),
+    }
 }
 
 pub(super) fn check(dtype: DType, cols: usize) -> Result<(), KernelError> {

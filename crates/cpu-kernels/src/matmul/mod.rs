@@ -29,7 +29,8 @@ pub use activations::{Activations, UnknownActivations};
 use blocks::DType;
 pub(crate) use float::{check_dtype, decode};
 pub use interleave::{
-    INTERLEAVED_VERSION, can_interleave, interleave, interleave_all, interleaved_bytes,
+    INTERLEAVED_VERSION, can_interleave, gains_from_interleaving, interleave, interleave_all,
+    interleaved_bytes,
 };
 pub(crate) use output::DisjointMut;
 pub use run::{Product, matmuls};

@@ -1,6 +1,6 @@
 //! Sixteen lanes in one AVX-512 register.
 
-use super::{Bf16Dot, Bf16Op, LANES, Line, Op, Simd, Tile};
+use super::{Bf16Dot, Bf16Op, CACHE_LINE, LANES, Line, Op, Simd, Tile};
 use std::arch::x86_64::*;
 
 /// The AVX-512 path, with AMX's tiles if `TILES`, with AVX512_BF16 if `BF16`. A value exists only
@@ -166,6 +166,20 @@ impl<const TILES: bool, const BF16: bool> Simd for Avx512<TILES, BF16> {
     fn store_f(self, v: __m512, to: &mut [f32; LANES]) {
         // SAFETY: 16 values are writable; `self` proves AVX-512.
         unsafe { _mm512_storeu_ps(to.as_mut_ptr(), v) }
+    }
+    #[inline(always)]
+    fn store_past(self, v: __m512, to: &mut [f32; LANES]) {
+        if to.as_ptr().align_offset(CACHE_LINE) == 0 {
+            // SAFETY: 16 values are writable, at a multiple of 64; `self` proves AVX-512.
+            unsafe { _mm512_stream_ps(to.as_mut_ptr(), v) };
+        } else {
+            self.store_f(v, to);
+        }
+    }
+    #[inline(always)]
+    fn fence(self) {
+        // SAFETY: every processor with AVX-512 has SSE.
+        unsafe { _mm_sfence() };
     }
     #[inline(always)]
     fn add(self, a: __m512, b: __m512) -> __m512 {

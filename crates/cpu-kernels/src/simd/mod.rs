@@ -74,6 +74,15 @@ pub(crate) trait Simd: Copy {
     fn splat_f(self, v: f32) -> Self::F;
     fn load_f(self, from: &[f32; LANES]) -> Self::F;
     fn store_f(self, v: Self::F, to: &mut [f32; LANES]);
+    /// [`store_f`](Self::store_f) of what nobody reads soon: past the caches, where the processor can and
+    /// `to` is a line of memory. Before other threads may read it comes [`fence`](Self::fence).
+    #[inline(always)]
+    fn store_past(self, v: Self::F, to: &mut [f32; LANES]) {
+        self.store_f(v, to);
+    }
+    /// Waits for what went past the caches.
+    #[inline(always)]
+    fn fence(self) {}
     fn add(self, a: Self::F, b: Self::F) -> Self::F;
     fn sub(self, a: Self::F, b: Self::F) -> Self::F;
     fn mul(self, a: Self::F, b: Self::F) -> Self::F;

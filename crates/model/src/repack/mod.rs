@@ -27,7 +27,7 @@ pub enum Repack {
     /// Weight by weight, while there is memory to spare.
     #[default]
     Auto,
-    /// All that can be.
+    /// All whose products gain.
     Always,
     /// None: they stay where the file is mapped.
     Never,
@@ -95,10 +95,13 @@ pub(crate) fn repacked(
     options: &mut LoadOptions<'_>,
 ) -> Result<HashMap<String, Tensor>, Error> {
     let repack = options.repack;
-    if repack == Repack::Never || compute.device() != Device::Cpu || !source.may_have_blocks() {
+    if repack == Repack::Never
+        || compute.device() != Device::Cpu
+        || !source.may_gain_from_repacking()
+    {
         return Ok(HashMap::new());
     }
-    let mut plan = Plan::new(config, source, repack)?;
+    let mut plan = Plan::new(config, source, compute, repack)?;
     let cached = match (options.cache, source.gguf()) {
         (Some(folder), Some(file)) => {
             let entry = cache::Entry::new(folder, file, &plan);
@@ -131,11 +134,16 @@ pub(crate) fn repacked(
 
 impl Plan {
     /// The weights of a model that `repack` (not `Never`) asks for.
-    fn new(config: &ModelConfig, source: &dyn WeightSource, repack: Repack) -> Result<Self, Error> {
+    fn new(
+        config: &ModelConfig,
+        source: &dyn WeightSource,
+        compute: &Compute,
+        repack: Repack,
+    ) -> Result<Self, Error> {
         let mut plan = Plan { names: Vec::new(), weights: Vec::new(), ranges: Vec::new() };
         let tied = matches!(config, ModelConfig::Decoder(c) if c.tied_embeddings);
         let consider = &mut |name: &str, weight: Tensor| {
-            plan.consider(name, weight, tied, repack);
+            plan.consider(name, weight, compute, tied, repack);
             Ok(())
         };
         match config.clone() {
@@ -145,14 +153,22 @@ impl Plan {
         Ok(plan)
     }
 
-    fn consider(&mut self, name: &str, weight: Tensor, tied: bool, repack: Repack) {
+    fn consider(
+        &mut self,
+        name: &str,
+        weight: Tensor,
+        compute: &Compute,
+        tied: bool,
+        repack: Repack,
+    ) {
         // Tables whose rows are looked up gain nothing.
         let table = match name {
             "token_embd.weight" => !tied,
             "position_embd.weight" | "token_types.weight" => true,
             _ => false,
         };
-        if table || (repack == Repack::Auto && weight.rows() < 16) {
+        let few = repack == Repack::Auto && weight.rows() < 16;
+        if table || few || !weight.gains_from_interleaving(compute) {
             return;
         }
         if let Some(len) = weight.interleaved_len() {
@@ -281,14 +297,14 @@ impl FromStr for Repack {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tensor::DType;
+    use tensor::{Activations, DType, Isa};
 
     fn plan_of(weights: &[(&str, usize)], tied: bool, repack: Repack) -> Plan {
         let mut plan = Plan { names: Vec::new(), weights: Vec::new(), ranges: Vec::new() };
         for &(name, rows) in weights {
             let bytes = vec![1; rows * 68];
             let weight = Tensor::from_bytes(DType::Q8_0, [rows, 64], &bytes).unwrap();
-            plan.consider(name, weight, tied, repack);
+            plan.consider(name, weight, &Compute::cpu(), tied, repack);
         }
         plan
     }
@@ -304,6 +320,24 @@ mod tests {
             assert_eq!(repack.to_string().parse(), Ok(repack));
         }
         assert!("sometimes".parse::<Repack>().is_err());
+    }
+
+    #[test]
+    fn bf16_is_repacked_where_tiles_multiply_it() {
+        let bytes = vec![0; 16 * 64 * 2];
+        let weight = Tensor::from_bytes(DType::BF16, [16, 64], &bytes).unwrap();
+        let repacked = |compute: &Compute| {
+            let mut plan = Plan { names: Vec::new(), weights: Vec::new(), ranges: Vec::new() };
+            plan.consider("w", weight.clone(), compute, false, Repack::Always);
+            plan.names.len() == 1
+        };
+        let with = |isa| Compute::cpu().with_isa(isa);
+        assert!(!repacked(&with(Isa::Portable)));
+        if Isa::Amx.is_supported() {
+            let amx = with(Isa::Amx);
+            assert_eq!(repacked(&amx), weight.gains_from_interleaving(&amx));
+            assert!(!repacked(&amx.with_activations(Activations::F32)));
+        }
     }
 
     #[test]

@@ -251,8 +251,8 @@ impl WeightSource for HfModel {
         self.parts.get(name, |name| self.stored(name))
     }
 
-    fn may_have_blocks(&self) -> bool {
-        false
+    fn may_gain_from_repacking(&self) -> bool {
+        self.tensors.values().any(|place| place.entry.dtype == Dtype::BF16)
     }
 }
 

@@ -77,8 +77,8 @@ pub trait WeightSource {
         self.get(name)?.ok_or_else(|| Error::MissingTensor { name: name.to_owned() })
     }
 
-    /// Whether weights may be of block types; if not, loading looks for none to repack.
-    fn may_have_blocks(&self) -> bool {
+    /// Whether weights may be of types that are repacked (blocks, bf16); if not, loading looks for none.
+    fn may_gain_from_repacking(&self) -> bool {
         true
     }
 

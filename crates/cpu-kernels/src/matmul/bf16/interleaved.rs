@@ -8,13 +8,12 @@
 use super::super::run::Limits;
 use super::super::{DisjointMut, Job, Layout, Piece, Scratch};
 use super::{K, Round};
-use crate::ThreadPool;
 use crate::amx::{TileConfig, tile};
 use crate::matmul::rows::Step;
 use crate::simd::{self, CACHE_LINE, LANES, Op, Simd, dispatch, dispatch_tiles};
+use crate::{Isa, ThreadPool};
 use blocks::DType;
 use bytemuck::Zeroable;
-use std::arch::x86_64::{_mm_sfence, _mm512_stream_ps};
 use std::ops::Range;
 
 /// Steps of k in a block: of two groups of rows, a block stays in the first-level cache while the
@@ -34,11 +33,16 @@ const AHEAD: usize = 4;
 /// Bytes of a line, and lines of a tile.
 const LINE: usize = size_of::<Step>();
 
-/// Whether weights lie so that they are multiplied as they lie.
+/// Whether tiles multiply interleaved weights of so many columns as they lie.
+pub(in crate::matmul) fn multiplies(isa: Isa, cols: usize) -> bool {
+    isa == Isa::Amx && crate::amx::detect().bf16 && cols.is_multiple_of(K)
+}
+
+/// Whether a product is of such weights.
 pub(in crate::matmul) fn fits(job: &Job<'_>) -> bool {
     job.source.layout == Layout::Interleaved
         && job.dtype == DType::BF16
-        && job.cols.is_multiple_of(K)
+        && multiplies(job.isa, job.cols)
 }
 
 /// The pieces that such a product can be cut into.
@@ -205,8 +209,8 @@ impl InterleavedPiece<'_> {
         }
     }
 
-    /// Stores sums with the bias added. Whole lines go past the caches: nobody reads them before many
-    /// others have been written.
+    /// Stores sums with the bias added. Of many activations they go past the caches: before anybody reads
+    /// them, many others are written.
     #[inline(always)]
     fn store<S: Simd>(&self, s: S, groups: Range<usize>, sums: &[[f32; LANES]]) {
         let InterleavedPiece { job, piece: Piece { rows, acts, .. }, out, .. } = self;
@@ -222,10 +226,7 @@ impl InterleavedPiece<'_> {
                     false => &sums[((i / 2 * groups.len() + g) * LANES + line) * 2 + i % 2],
                 };
                 match (<&mut [f32; LANES]>::try_from(&mut *to), job.bias) {
-                    // SAFETY: the address is that of a line; AVX-512 was found with AMX.
-                    (Ok(to), None) if to.as_ptr().align_offset(LINE) == 0 && !few => unsafe {
-                        _mm512_stream_ps(to.as_mut_ptr(), std::mem::transmute_copy(sum));
-                    },
+                    (Ok(to), None) if !few => s.store_past(s.load_f(sum), to),
                     (Ok(to), None) => s.store_f(s.load_f(sum), to),
                     (_, None) => to.copy_from_slice(&sum[..to.len()]),
                     (_, Some(bias)) => {
@@ -237,9 +238,7 @@ impl InterleavedPiece<'_> {
                 }
             }
         }
-        // SAFETY: all processors with AVX-512 have SSE. Stores past the caches are in no order with
-        // what tells other threads that this piece is done, unless told to be.
-        unsafe { _mm_sfence() };
+        s.fence();
     }
 }
 

@@ -227,6 +227,7 @@ impl Op for TiledPiece<'_> {
                 let strip = Strip { bytes, stride, x, group: steps * width, width, n };
                 let two = here.len() > LANES;
                 let next = match row + 2 * LANES < rows.end {
+                    _ if stream => Ahead::NOTHING,
                     true => Ahead::new(job, row + 2 * LANES, (first, n)),
                     false => Ahead::new(job, rows.start, (first + n, block.min(steps - first - n))),
                 };
@@ -261,6 +262,8 @@ struct Ahead {
 }
 
 impl Ahead {
+    const NOTHING: Ahead = Ahead { start: std::ptr::null(), stride: 0, lines: 0 };
+
     /// Steps `first..first + n` of the rows from `row` on, as far as they are there.
     #[inline(always)]
     fn new(job: &Job<'_>, row: usize, (first, n): (usize, usize)) -> Self {

@@ -252,9 +252,9 @@ impl<S: Simd, F: Format> Tiles<S, F> {
         block: Option<Block<'_>>,
     ) {
         let TileBuffers { planes, sums: [even, odd] } = buffers;
-        let half = block.or(last).map_or(0, |block| block.half);
-        let half = if block.is_some() { half } else { 1 - half };
-        let (to, from) = if half == 0 { (even, &*odd) } else { (odd, &*even) };
+        let from_odd =
+            last.map_or_else(|| block.is_some_and(|b| b.half == 0), |last| last.half == 1);
+        let (to, from) = if from_odd { (even, &*odd) } else { (odd, &*even) };
         let mut rest = last.map(|Block { slot, acts, at, .. }| Rest {
             group: &groups[slot],
             tiles: from,
@@ -266,7 +266,9 @@ impl<S: Simd, F: Format> Tiles<S, F> {
                 self.multiply_whole::<M>(planes, acts, to, &mut rest);
             }
             block => {
-                (0..LANES).for_each(|i| self.add_line::<M>(&mut rest, i));
+                for i in 0..LANES {
+                    self.add_line::<M>(&mut rest, i);
+                }
                 match block {
                     None => {}
                     Some(acts) if acts.len() == LANES => {

@@ -19,7 +19,7 @@ fn opened(path: &Path) -> (Gguf, Plan) {
     let (map, range) = model.mapped(model.tensor("w").unwrap());
     let weight = Tensor::mapped(DType::Q8_0, [32, 64], map, range).unwrap();
     let mut plan = Plan { names: Vec::new(), weights: Vec::new(), ranges: Vec::new() };
-    plan.consider("w", weight, false, Repack::Always);
+    plan.consider("w", weight, &compute(), false, Repack::Always);
     assert_eq!(plan.names, ["w"]);
     (model, plan)
 }
