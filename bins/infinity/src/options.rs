@@ -26,8 +26,8 @@ pub(crate) struct Hardware {
     /// The same as --activations f32
     #[arg(long, conflicts_with = "activations")]
     exact: bool,
-    /// Repack quantized weights into memory of their own for faster products: auto (while there
-    /// is memory), always, or never (they stay in the mapped file)
+    /// Repack quantized weights, and bf16 ones where the processor has AMX, into memory of their own for
+    /// faster products: auto (while there is memory), always, or never (they stay in the mapped file)
     #[arg(long, default_value = "auto", value_name = "WHEN")]
     repack: Repack,
     /// Keep repacked weights of a GGUF file in a file of the same size in DIR, and map it at the next
