@@ -22,6 +22,8 @@ pub struct Compute {
     buffers: Arc<Buffers>,
     #[cfg(feature = "cuda")]
     gpu: Option<crate::ops::cuda::GpuState>,
+    #[cfg(feature = "cuda")]
+    pub(crate) graphs: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -43,6 +45,8 @@ impl Compute {
             buffers: Arc::new(Buffers::new()),
             #[cfg(feature = "cuda")]
             gpu: None,
+            #[cfg(feature = "cuda")]
+            graphs: true,
         }
     }
 
@@ -98,6 +102,24 @@ impl Compute {
     #[must_use]
     pub fn with_attention(self, attention: AttentionAlgorithm) -> Self {
         Self { attention, ..self }
+    }
+
+    /// The same with steps that repeat captured as graphs, or not (for comparison): see [`crate::steps`].
+    #[must_use]
+    pub fn with_graphs(self, graphs: bool) -> Self {
+        #[cfg(feature = "cuda")]
+        return Self { graphs, ..self };
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = graphs;
+            self
+        }
+    }
+
+    /// The same with another state of its GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn with_gpu(&self, gpu: crate::ops::cuda::GpuState) -> Self {
+        Self { gpu: Some(gpu), ..self.clone() }
     }
 
     #[cfg(feature = "cuda")]
