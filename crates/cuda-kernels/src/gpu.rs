@@ -117,6 +117,11 @@ impl Gpu {
         self.pool.recorder.start(self.backend());
     }
 
+    /// Whether one goes on.
+    pub fn is_profiled(&self) -> bool {
+        self.pool.recorder.is_on()
+    }
+
     /// Ends it, once everything before is done.
     ///
     /// # Errors

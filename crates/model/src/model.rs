@@ -329,9 +329,12 @@ impl Model {
         }
         let positions: Vec<u32> = lengths.iter().flat_map(|&n| 0..n as u32).collect();
         let types = vec![0; tokens.len()];
-        let ops = &mut Eager::bidirectional(&self.compute, &lengths, None);
         let input = EncoderInput { tokens: &tokens, positions: &positions, types: &types };
-        Ok(encoder.hidden(ops, input)?.to_device(&Device::Cpu)?)
+        let [states] = self.compute.step(&self.steps, None, |compute| {
+            let ops = &mut Eager::bidirectional(compute, &lengths, None);
+            Ok::<_, Error>([Some(encoder.hidden(ops, input)?)])
+        })?;
+        Ok(states.expect("the step has a result"))
     }
 }
 

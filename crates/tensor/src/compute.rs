@@ -140,6 +140,25 @@ impl Compute {
         weight.to_device(&self.device)
     }
 
+    /// A weight of `rows` rows where operations run, those of `pattern` over and over: for measuring, since on a GPU
+    /// it is made by copies within its memory.
+    ///
+    /// # Errors
+    /// [`Error::Bytes`] for a pattern of no rows or a size that overflows, [`Error::WrongDevice`] if it is not in this
+    /// machine's memory, and what the device says.
+    pub fn repeated(&self, pattern: &Tensor, rows: usize) -> Result<Tensor> {
+        let (dtype, bytes) = (pattern.dtype(), pattern.bytes()?);
+        let shape = Shape::from([rows, pattern.cols()]);
+        let whole = bytes.len().checked_div(pattern.rows()).and_then(|row| row.checked_mul(rows));
+        let Some(len) = whole else { return Err(Error::Bytes { dtype, shape, bytes: 0 }) };
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &self.gpu {
+            return gpu.repeated(dtype, shape, bytes, len);
+        }
+        let all: Vec<u8> = bytes.iter().copied().cycle().take(len).collect();
+        Tensor::from_bytes(dtype, shape, &all)
+    }
+
     /// Where operations run.
     pub fn device(&self) -> Device {
         self.device

@@ -42,7 +42,7 @@ pub use cpu_kernels::matmul::{Activations, UnknownActivations};
 pub use cpu_kernels::profile;
 pub use cpu_kernels::rope::RopeLayout;
 pub use cpu_kernels::{Isa, Profile, ThreadPool};
-pub use device::{Device, DeviceInfo};
+pub use device::{Device, DeviceInfo, DeviceProfile};
 pub use error::Error;
 pub use ops::{Activation, AttentionRow, AttentionSpec, Rope};
 pub use shape::Shape;

@@ -145,6 +145,12 @@ impl Compute {
         mut work: impl FnMut(&Compute) -> Result<[Option<Tensor>; N], E>,
     ) -> Result<[Option<Tensor>; N], E> {
         #[cfg(feature = "cuda")]
+        if let Some(gpu) = self.gpu()
+            && self.profile().is_on()
+        {
+            gpu.profile();
+        }
+        #[cfg(feature = "cuda")]
         if let (Some(gpu), Some(inputs)) = (self.gpu(), inputs) {
             return gpu.step(self, &steps.graphs, &inputs.lists, &mut work);
         }

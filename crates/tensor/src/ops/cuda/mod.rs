@@ -54,6 +54,13 @@ impl GpuState {
         })
     }
 
+    /// Begins to record where the device's time goes, unless that goes on already.
+    pub(crate) fn profile(&self) {
+        if !self.gpu.is_profiled() {
+            self.gpu.start_profile();
+        }
+    }
+
     /// Elements on the device; the same ones are uploaded once.
     fn upload<T: bytemuck::NoUninit>(&self, what: &'static str, elements: &[T]) -> Result<Buffer> {
         let bytes: &[u8] = bytemuck::cast_slice(elements);
@@ -86,6 +93,25 @@ impl GpuState {
             true => weight.to_device(&device),
             false => weight.to_dtype(DType::F16)?.to_device(&device),
         }
+    }
+
+    /// `len` bytes, those of a pattern over and over.
+    pub(crate) fn repeated(
+        &self,
+        dtype: DType,
+        shape: Shape,
+        pattern: &[u8],
+        len: usize,
+    ) -> Result<Tensor> {
+        let all = self.gpu.alloc(len)?;
+        let mut done = pattern.len().min(len);
+        all.write(&pattern[..done])?;
+        while done < len {
+            let more = done.min(len - done);
+            all.slice(done..done + more).copy_from(&all.slice(0..more))?;
+            done += more;
+        }
+        Tensor::on_gpu_as(dtype, shape, all)
     }
 
     /// An `f32` matrix of any content.
