@@ -91,7 +91,7 @@ impl Device {
     /// everything is done; `None` if there is none.
     ///
     /// # Errors
-    /// [`Error::Cuda`], also for what went wrong in a launch before.
+    /// What the device says, also for what went wrong in a launch before.
     pub fn stop_profile(self) -> Result<Option<DeviceProfile>> {
         #[cfg(feature = "cuda")]
         if let Device::Cuda(ordinal) = self

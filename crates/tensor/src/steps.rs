@@ -11,7 +11,7 @@
 //!
 //! Steps are of one kind if their launches are the same. That is so if their lists are as long, and
 //! equal to each other where they were; the rows' attention is split into pieces alike, which holds until
-//! a power of two is passed ([`cuda_kernels::ops::attention::RowsKind`]); and the cache's memory is the
+//! a power of two is passed (`RowsKind` in `cuda_kernels::ops::attention`); and the cache's memory is the
 //! same. Where anything cannot be captured the step is computed as given, with the same result.
 //!
 //! Graphs belong to who repeats the steps ([`Steps`]: a model) and go with it, or with the cache that

@@ -275,7 +275,12 @@ impl GpuState {
         };
         let Some(kind) = inputs.kind() else { return eager(work) };
         let (results, state) = match graphs.take(&kind) {
-            None => (eager(work)?, State::Seen { failures: 0 }),
+            None => {
+                if let Some(cache) = &inputs.cache {
+                    cache.users.add(graphs);
+                }
+                (eager(work)?, State::Seen { failures: 0 })
+            }
             Some(State::Seen { failures: failures @ MOST_FAILURES.. }) => {
                 (eager(work)?, State::Seen { failures })
             }
@@ -284,7 +289,7 @@ impl GpuState {
                 let places = self.places(inputs);
                 let results = eager(work)?;
                 let captured = places.and_then(|at| self.capture(compute, inputs, at, work));
-                (results, graphs.state(captured, failures, inputs))
+                (results, graphs.state(captured, failures))
             }
             Some(State::Captured(mut captured)) => match captured.replay(inputs) {
                 Ok(results) => {
@@ -337,19 +342,13 @@ impl GpuState {
 
 impl Graphs {
     /// What a capture makes of a kind that was seen.
-    fn state(
-        self: &Arc<Self>,
-        captured: Result<Captured>,
-        failures: u32,
-        inputs: &Inputs,
-    ) -> State {
-        match (captured, &inputs.cache) {
-            (Ok(captured), Some(cache)) => {
-                cache.users.add(self);
+    fn state(&self, captured: Result<Captured>, failures: u32) -> State {
+        match captured {
+            Ok(captured) => {
                 self.count(|counts| counts.captured += 1);
                 State::Captured(Box::new(Captured { failures, ..captured }))
             }
-            _ => {
+            Err(_) => {
                 self.count(|counts| counts.failed += 1);
                 State::Seen { failures: failures + 1 }
             }
