@@ -50,9 +50,9 @@ pub(crate) struct Args {
     /// with widths and layers divided by 16 (2, 4, 8, 16)
     #[arg(long, value_name = "SHAPE", conflicts_with_all = ["model", "serve"])]
     random: Option<random::Shape>,
-    /// Type of the random weights: F16, BF16, Q4_0, Q8_0, Q4_K, Q5_K or Q6_K
-    #[arg(long, default_value = "BF16", value_name = "TYPE", requires = "random")]
-    weights: DType,
+    /// Type of the random weights: F16, BF16 (default), Q4_0, Q8_0, Q4_K, Q5_K or Q6_K
+    #[arg(long, value_name = "TYPE")]
+    weights: Option<DType>,
     /// Prompt lengths
     #[arg(short, long, default_value = "128,512,2048", value_name = "N,N")]
     prefill: List<usize>,
@@ -129,7 +129,8 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     }
     let hardware = &args.runtime.hardware;
     let loaded = match args.random {
-        Some(shape) => random::model(shape, args.weights, hardware)?,
+        Some(shape) => random::model(shape, args.weights.unwrap_or(DType::BF16), hardware)?,
+        None if args.weights.is_some() => bail!("--weights is for --random: a file's are its own"),
         None => load::model(args.model(), hardware)?,
     };
     let report = measure(args, &loaded)?;
