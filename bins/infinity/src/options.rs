@@ -37,7 +37,7 @@ pub(crate) struct Hardware {
     /// Read all weights into memory before anything else, and show how far it is
     #[arg(long)]
     warm_up: bool,
-    /// Show at the end where the time went, by operation, or write it to FILE: .svg as a flame
+    /// Show at the end where the time went, by operation (on a GPU by kernel, too), or write it to FILE: .svg as a flame
     /// graph, else for a trace viewer (chrome://tracing, Perfetto). Where several models are served,
     /// each has a file of its own: FILE.NAME.json
     #[arg(long, value_name = "FILE.json|FILE.svg", num_args = 0..=1, require_equals = true)]
@@ -89,6 +89,16 @@ impl Hardware {
             Some(None) => eprint!("{}", profile.table()),
             Some(Some(path)) => write(profile, path)?,
         }
+        self.tell_device()
+    }
+
+    /// Shows where a GPU's time went.
+    fn tell_device(&self) -> Result<()> {
+        if self.profile.is_some()
+            && let Some(profile) = self.device.stop_profile()?
+        {
+            eprint!("\n{}, by kernel:\n{profile}", self.device);
+        }
         Ok(())
     }
 
@@ -111,7 +121,7 @@ impl Hardware {
                 }
             }
         }
-        Ok(())
+        self.tell_device()
     }
 }
 

@@ -1,25 +1,29 @@
 //! NVIDIA GPUs through the driver.
 //!
 //! libcuda is loaded when first asked for. Where it is missing, cudarc's calls would panic, so that every
-//! path here begins with [`count`].
+//! path begins with [`count`].
 //!
 //! The driver runs kernels after the call that launches them has returned, and says what went wrong in one when it
 //! is next waited for. The error then names the kernel that was launched last; with `CUDA_LAUNCH_BLOCKING=1`
 //! in the environment that is the one.
 
+mod discovery;
+mod modules;
 mod pinned;
 
-use std::collections::HashMap;
 use std::ffi::c_void;
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
-use cudarc::driver::sys::{self, CUdevice_attribute as Attribute, CUfunction_attribute};
-use cudarc::driver::{CudaContext, CudaFunction, CudaModule, CudaStream, DriverError, result};
-use cudarc::nvrtc::Ptx;
+use cudarc::driver::sys::{self, CUfunction_attribute};
+use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 
+pub use self::discovery::{check, count, properties};
+
+use self::discovery::{context, describe};
+use self::modules::Loaded;
 use self::pinned::Pinned;
 use crate::blas::{Blas, CublasLt};
 use crate::compile::CubinCache;
@@ -27,12 +31,6 @@ use crate::staging::Staging;
 use crate::{
     Arg, Backend, DevicePtr, Error, EventId, Gpu, GraphId, Kernel, Launch, Properties, Result,
 };
-
-/// The oldest architecture that the kernels are written for.
-const OLDEST: (u32, u32) = (8, 0);
-
-/// The oldest driver, by the CUDA version that it is for: the first that takes code of a later NVRTC 12 or 13.
-const OLDEST_DRIVER: (u32, u32) = (12, 0);
 
 /// From so many bytes on copies go through pinned memory; shorter ones the driver puts among its commands.
 const STAGED: usize = 64 << 10;
@@ -56,70 +54,6 @@ struct Driver {
     capturing: AtomicBool,
 }
 
-#[derive(Default)]
-struct Loaded {
-    modules: HashMap<&'static str, Arc<CudaModule>>,
-    functions: HashMap<&'static str, CudaFunction>,
-    /// The kernel that was launched last.
-    last: Option<&'static str>,
-}
-
-/// The CUDA version that the driver is for.
-fn driver_version() -> (u32, u32) {
-    let mut version = 0;
-    // SAFETY: the library is there, as `count` found; writes an integer.
-    let _ = unsafe { sys::cuDriverGetVersion(&mut version) };
-    let version = u32::try_from(version).unwrap_or(0);
-    (version / 1000, version % 1000 / 10)
-}
-
-/// How many GPUs the driver shows.
-///
-/// # Errors
-/// [`Error::Unavailable`] where there is no driver, or it does not start.
-pub fn count() -> Result<usize> {
-    // SAFETY: only tries to load the driver's library and asks nothing of it.
-    if !unsafe { sys::is_culib_present() } {
-        let reason = "the NVIDIA driver (libcuda) is not installed on this machine".into();
-        return Err(Error::Unavailable { ordinal: 0, reason });
-    }
-    let count =
-        CudaContext::device_count().map_err(|e| unavailable(0, "the driver does not start", &e))?;
-    Ok(usize::try_from(count).unwrap_or(0))
-}
-
-/// Whether there is a GPU of this number that the kernels run on.
-///
-/// # Errors
-/// [`Error::Unavailable`] says what is missing.
-pub fn check(ordinal: usize) -> Result<()> {
-    let count = count().map_err(|e| match e {
-        Error::Unavailable { reason, .. } => Error::Unavailable { ordinal, reason },
-        other => other,
-    })?;
-    if ordinal < count {
-        return Ok(());
-    }
-    Err(Error::Unavailable { ordinal, reason: absent(count) })
-}
-
-fn absent(count: usize) -> String {
-    match count {
-        0 => "the NVIDIA driver shows no GPU".into(),
-        1 => "this machine has one NVIDIA GPU, cuda:0".into(),
-        _ => format!("this machine has {count} NVIDIA GPUs, cuda:0 to cuda:{}", count - 1),
-    }
-}
-
-/// What a GPU is, without using it.
-///
-/// # Errors
-/// [`Error::Unavailable`], [`Error::Call`].
-pub fn properties(ordinal: usize) -> Result<Properties> {
-    check(ordinal)?;
-    describe(ordinal, &*context(ordinal)?)
-}
-
 /// Opens a GPU whose compiled kernels are kept in `cache`.
 ///
 /// # Errors
@@ -128,23 +62,7 @@ pub fn open(ordinal: usize, cache: CubinCache) -> Result<Gpu> {
     check(ordinal)?;
     let context = context(ordinal)?;
     let properties = describe(ordinal, &context)?;
-    if properties.compute_capability < OLDEST {
-        let (major, minor) = properties.compute_capability;
-        let (o_major, o_minor) = OLDEST;
-        let name = &properties.name;
-        let reason = format!(
-            "{name} has compute capability {major}.{minor}, the kernels need {o_major}.{o_minor} (A100, RTX 30 or newer)"
-        );
-        return Err(Error::Unavailable { ordinal, reason });
-    }
-    let driver = driver_version();
-    if driver < OLDEST_DRIVER {
-        let ((major, minor), (o_major, o_minor)) = (driver, OLDEST_DRIVER);
-        let reason = format!(
-            "the NVIDIA driver is for CUDA {major}.{minor}, {o_major}.{o_minor} or newer is needed: update it"
-        );
-        return Err(Error::Unavailable { ordinal, reason });
-    }
+    discovery::check_age(&properties)?;
     let failed = |call: &str, e: DriverError| call_failed(ordinal, call, &e);
     // SAFETY: everything is done in one stream, whose order is all the synchronization there is to be.
     unsafe { context.disable_event_tracking() };
@@ -160,31 +78,6 @@ pub fn open(ordinal: usize, cache: CubinCache) -> Result<Gpu> {
         events: Mutex::default(),
         capturing: AtomicBool::new(false),
     })))
-}
-
-fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
-    CudaContext::new(ordinal).map_err(|e| unavailable(ordinal, "it cannot be opened", &e))
-}
-
-fn describe(ordinal: usize, context: &CudaContext) -> Result<Properties> {
-    let told = |e: DriverError| call_failed(ordinal, "cuDeviceGetAttribute", &e);
-    let number = |attribute| context.attribute(attribute).map_err(told);
-    let unsigned = |x: i32| u32::try_from(x).unwrap_or(0);
-    let (major, minor) = context.compute_capability().map_err(told)?;
-    Ok(Properties {
-        ordinal,
-        name: context.name().map_err(told)?,
-        compute_capability: (unsigned(major), unsigned(minor)),
-        multiprocessors: unsigned(number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?),
-        memory: context.total_mem().map_err(told)?,
-        shared_per_block: unsigned(number(
-            Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
-        )?),
-    })
-}
-
-fn unavailable(ordinal: usize, what: &str, e: &DriverError) -> Error {
-    Error::Unavailable { ordinal, reason: format!("{what}: {}", text(e)) }
 }
 
 fn call_failed(ordinal: usize, call: &str, e: &DriverError) -> Error {
@@ -215,41 +108,6 @@ impl Driver {
         }
     }
 
-    fn loaded(&self) -> MutexGuard<'_, Loaded> {
-        self.loaded.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn function(&self, kernel: &Kernel) -> Result<CudaFunction> {
-        let mut loaded = self.loaded();
-        loaded.last = Some(kernel.name);
-        if let Some(function) = loaded.functions.get(kernel.name) {
-            return Ok(function.clone());
-        }
-        let ordinal = self.properties.ordinal;
-        if self.capturing.load(Ordering::Relaxed) {
-            // Loading may wait for the device, which a capture does not survive.
-            let what = format!(
-                "kernel {} is launched for the first time: do the same once before",
-                kernel.name
-            );
-            return Err(Error::Capture { ordinal, what });
-        }
-        let failed =
-            |e: DriverError| load_failed(ordinal, kernel.name, driver_version(), e.0, text(&e));
-        let module = match loaded.modules.get(kernel.source.name) {
-            Some(module) => Arc::clone(module),
-            None => {
-                let cubin = self.cache.cubin(kernel.source, &self.properties.architecture())?;
-                let module = self.context.load_module(Ptx::from_binary(cubin)).map_err(failed)?;
-                loaded.modules.insert(kernel.source.name, Arc::clone(&module));
-                module
-            }
-        };
-        let function = module.load_function(kernel.name).map_err(failed)?;
-        loaded.functions.insert(kernel.name, function.clone());
-        Ok(function)
-    }
-
     /// The ring for long copies.
     fn staging(&self, bytes: usize) -> Option<MutexGuard<'_, Staging<Pinned>>> {
         if bytes < STAGED {
@@ -271,25 +129,6 @@ impl Driver {
 
     fn launch_failed(&self, kernel: &Kernel, e: &DriverError) -> Error {
         Error::Launch { ordinal: self.properties.ordinal, kernel: kernel.name, reason: text(e) }
-    }
-}
-
-/// Why a module or its function was not loaded.
-fn load_failed(
-    ordinal: usize,
-    kernel: &'static str,
-    driver: (u32, u32),
-    code: sys::CUresult,
-    reason: String,
-) -> Error {
-    match code {
-        sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU
-        | sys::CUresult::CUDA_ERROR_INVALID_IMAGE
-        | sys::CUresult::CUDA_ERROR_INVALID_PTX
-        | sys::CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION => {
-            Error::Refused { ordinal, kernel, driver, reason }
-        }
-        _ => Error::Launch { ordinal, kernel, reason },
     }
 }
 
@@ -527,36 +366,5 @@ pub(crate) const MOST_ARGS: usize = 32;
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "cuda:{} ({})", self.properties.ordinal, self.properties.name)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_is_missing_is_said() {
-        assert_eq!(absent(0), "the NVIDIA driver shows no GPU");
-        assert_eq!(absent(1), "this machine has one NVIDIA GPU, cuda:0");
-        assert_eq!(absent(8), "this machine has 8 NVIDIA GPUs, cuda:0 to cuda:7");
-        let error = check(999).unwrap_err();
-        assert!(matches!(error, Error::Unavailable { ordinal: 999, .. }), "{error}");
-        let (opened, cache) =
-            (open(999, CubinCache::default()).unwrap_err(), properties(999).unwrap_err());
-        assert_eq!((opened.to_string(), cache.to_string()), (error.to_string(), error.to_string()));
-    }
-
-    #[test]
-    fn an_old_driver_is_named() {
-        let failed = |code| load_failed(1, "norm", (12, 2), code, "no binary".into());
-        let error = failed(sys::CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU);
-        assert!(matches!(
-            error,
-            Error::Refused { ordinal: 1, kernel: "norm", driver: (12, 2), .. }
-        ));
-        let said = error.to_string();
-        assert!(said.contains("CUDA 12.2") && said.contains("update the driver"), "{said}");
-        let error = failed(sys::CUresult::CUDA_ERROR_NOT_FOUND);
-        assert!(matches!(error, Error::Launch { kernel: "norm", .. }), "{error}");
     }
 }

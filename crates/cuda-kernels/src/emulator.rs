@@ -6,6 +6,8 @@
 //! With `INFINITY_EMULATOR_SANITIZE` set the kernels are built with AddressSanitizer, whose library must
 //! then be loaded before the program (`LD_PRELOAD`).
 
+mod faults;
+
 use std::alloc::Layout;
 use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString, c_char, c_void};
@@ -17,6 +19,8 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use libloading::Library;
+
+pub use faults::Faulty;
 
 use crate::source::HEADERS;
 use crate::{

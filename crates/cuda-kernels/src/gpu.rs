@@ -61,6 +61,9 @@ impl Gpu {
     /// As [`Gpu::alloc`].
     pub fn filled(&self, byte: u8, bytes: usize) -> Result<Buffer> {
         let buffer = self.alloc(bytes)?;
+        if bytes == 0 {
+            return Ok(buffer); // a driver refuses what has nothing to do
+        }
         // SAFETY: the buffer is as long.
         self.pool.work("fill", |backend| unsafe { backend.fill(buffer.ptr(), byte, bytes) })?;
         Ok(buffer)
@@ -112,6 +115,11 @@ impl Gpu {
     /// forgotten.
     pub fn start_profile(&self) {
         self.pool.recorder.start(self.backend());
+    }
+
+    /// Whether one goes on.
+    pub fn is_profiled(&self) -> bool {
+        self.pool.recorder.is_on()
     }
 
     /// Ends it, once everything before is done.
@@ -197,6 +205,9 @@ impl Buffer {
         if bytes.len() > self.len() {
             let (expected, got) = (bytes.len(), self.len());
             return Err(Error::Length { op: "write", what: "the buffer", expected, got });
+        }
+        if bytes.is_empty() {
+            return Ok(());
         }
         let to = self.ptr();
         // SAFETY: the bytes fit into the range, which lies in the block.

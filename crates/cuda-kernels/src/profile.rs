@@ -65,9 +65,11 @@ impl fmt::Display for Profile {
             )?;
         }
         let (gaps, host, busy) = (ms(self.gaps), ms(self.host), ms(busy));
+        let count: u64 = self.kernels.iter().map(|k| k.count).sum();
         writeln!(
             f,
-            "device busy {busy:.3} ms, waiting between {gaps:.3} ms; host in calls {host:.3} ms"
+            "device busy {busy:.3} ms in {count} launches and copies, waiting between {gaps:.3} ms; \
+             host in calls {host:.3} ms"
         )
     }
 }
@@ -121,6 +123,10 @@ impl Recorder {
         Ok(Profile { kernels, gaps: state.gaps, host: state.host })
     }
 
+    pub(crate) fn is_on(&self) -> bool {
+        self.on.load(Ordering::Relaxed)
+    }
+
     /// Forgets what was recorded.
     pub(crate) fn forget(&self, backend: &dyn Backend) {
         std::mem::take(&mut *self.state()).free(backend);
@@ -133,7 +139,7 @@ impl Recorder {
         name: &'static str,
         work: impl FnOnce() -> Result<R>,
     ) -> Result<R> {
-        if !self.on.load(Ordering::Relaxed) {
+        if !self.is_on() {
             return work();
         }
         let begin = backend.record()?;

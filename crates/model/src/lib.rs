@@ -22,6 +22,7 @@ mod encoder;
 mod error;
 pub mod experts;
 pub mod feed_forward;
+mod inputs;
 pub mod linear;
 mod model;
 pub mod ops;

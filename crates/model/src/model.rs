@@ -5,13 +5,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use tensor::kv::{ContiguousKvCache, KvCache, KvLayout, SlotKvCache};
 use tensor::profile::Work;
-use tensor::{Compute, DType, Device, Tensor};
+use tensor::{Compute, DType, Device, Profile, StepCounts, Steps, Tensor};
 
 use crate::batch::{Batch, Forward, Outputs, Plan, Tap};
 use crate::config::{ModelConfig, Position};
 use crate::decoder::{Decoder, DecoderInput};
 use crate::eager::Eager;
 use crate::encoder::{Encoder, EncoderInput};
+use crate::inputs::Inputs;
+use crate::ops::Ops;
 use crate::repack::{self, LoadOptions, LoadStage, Repack};
 use crate::{Error, WeightSource};
 
@@ -23,6 +25,7 @@ pub struct Model {
     compute: Compute,
     /// Working memory of forwards, used again.
     spare: Arc<Mutex<Vec<Workspace>>>,
+    steps: Steps,
 }
 
 /// What a forward notes down.
@@ -98,7 +101,7 @@ impl Model {
         tensor::warm_up(&compute, &weights, &mut |done, total| {
             options.tell(LoadStage::WarmUp, done, total);
         });
-        Ok(Self { config, body, compute, spare: Arc::default() })
+        Ok(Self { config, body, compute, spare: Arc::default(), steps: Steps::default() })
     }
 
     /// Whether a source has every weight that a configuration asks for, in its shape and of a type
@@ -117,7 +120,7 @@ impl Model {
     /// The same weights, run with other threads, instructions or activations.
     #[must_use]
     pub fn with_compute(self, compute: Compute) -> Self {
-        Self { compute, ..self }
+        Self { compute, steps: Steps::default(), ..self }
     }
 
     /// What it is.
@@ -128,6 +131,11 @@ impl Model {
     /// What it runs with.
     pub fn compute(&self) -> &Compute {
         &self.compute
+    }
+
+    /// How its forwards were computed where they can repeat: on a GPU.
+    pub fn step_counts(&self) -> StepCounts {
+        self.steps.counts()
     }
 
     /// The decoder, if it is one.
@@ -267,31 +275,36 @@ impl Model {
         outputs.rows_into(wanted);
         // A tap sees every row of every layer; otherwise the last layer ends with those wanted.
         let wanted = Some(&wanted[..]).filter(|rows| tap.is_none() && rows.len() < tokens.len());
-        let tap = tap.map(|tap| tap as &mut dyn Tap);
-        let ops = &mut Eager::causal(&self.compute, cache, plan, tap);
-        let states = decoder.hidden(ops, input, wanted)?;
-        let pick = |rows: &[usize]| -> Result<Tensor, Error> {
-            let of_row = |row: &usize| match wanted {
-                None => *row,
-                Some(wanted) => wanted.binary_search(row).unwrap_or(usize::MAX),
+        let step = Step { decoder, input, outputs, wanted };
+        let inputs = match tap {
+            None => self.compute.step_inputs(tokens.len()),
+            Some(_) => None, // it sees what is computed
+        };
+        let inputs = inputs.and_then(|to| {
+            let mut noted = Inputs { to, cache: &*cache, plan };
+            noted.to.fixed(&outputs.hidden);
+            noted.to.fixed(&outputs.logits);
+            step.run(&mut noted, &Profile::default()).ok()?;
+            Some(noted.to)
+        });
+        let mut tap = tap;
+        let results = self.compute.step(&self.steps, inputs, |compute| {
+            // By hand: a closure cannot give away what it borrows for longer than a call.
+            let tap: Option<&mut dyn Tap> = match &mut tap {
+                Some(tap) => Some(&mut **tap),
+                None => None,
             };
-            if rows.len() == states.rows() && rows.iter().map(of_row).eq(0..rows.len()) {
-                return Ok(states.clone());
-            }
-            let rows: Vec<usize> = rows.iter().map(of_row).collect();
-            Ok(self.compute.gather_rows(&states, &rows)?)
+            step.run(&mut Eager::causal(compute, &mut *cache, plan, tap), compute.profile())
+        })?;
+        let or_none = |result: Option<Tensor>, cols: usize| match result {
+            Some(result) => Ok(result),
+            None => self.compute.zeros([0, cols])?.to_device(&Device::Cpu),
         };
-        let hidden = pick(&outputs.hidden)?.to_device(&Device::Cpu)?;
-        let logits = match outputs.logits.is_empty() {
-            true => self.compute.zeros([0, decoder.config.vocab_size])?,
-            false => {
-                let states = pick(&outputs.logits)?;
-                let _scope = self.compute.profile().scope("lm head", "", Work::default);
-                decoder.logits(ops, &states)?
-            }
-        };
-        let logits = logits.to_device(&Device::Cpu)?;
-        Ok(Forward { logits, hidden })
+        let [hidden, logits] = results;
+        Ok(Forward {
+            logits: or_none(logits, decoder.config.vocab_size)?,
+            hidden: or_none(hidden, decoder.config.hidden_size)?,
+        })
     }
 
     /// The last hidden states of texts given as token ids, behind each other:
@@ -316,9 +329,58 @@ impl Model {
         }
         let positions: Vec<u32> = lengths.iter().flat_map(|&n| 0..n as u32).collect();
         let types = vec![0; tokens.len()];
-        let ops = &mut Eager::bidirectional(&self.compute, &lengths, None);
         let input = EncoderInput { tokens: &tokens, positions: &positions, types: &types };
-        Ok(encoder.hidden(ops, input)?.to_device(&Device::Cpu)?)
+        let [states] = self.compute.step(&self.steps, None, |compute| {
+            let ops = &mut Eager::bidirectional(compute, &lengths, None);
+            Ok::<_, Error>([Some(encoder.hidden(ops, input)?)])
+        })?;
+        Ok(states.expect("the step has a result"))
+    }
+}
+
+/// What of a decoder a forward computes.
+#[derive(Clone, Copy)]
+struct Step<'a> {
+    decoder: &'a Decoder,
+    input: DecoderInput<'a>,
+    outputs: &'a Outputs,
+    /// The rows that leave the last layer, if not all of them do.
+    wanted: Option<&'a [usize]>,
+}
+
+impl Step<'_> {
+    /// The hidden states and the logits that are wanted, if any are.
+    fn run<O: Ops<Weight = Tensor>>(
+        self,
+        ops: &mut O,
+        profile: &Profile,
+    ) -> Result<[Option<O::Tensor>; 2], O::Error> {
+        let Self { decoder, input, outputs, wanted } = self;
+        let states = decoder.hidden(ops, input, wanted)?;
+        let count = wanted.map_or(input.tokens.len(), <[usize]>::len);
+        let of_row = |row: &usize| match wanted {
+            None => *row,
+            Some(wanted) => wanted.binary_search(row).unwrap_or(usize::MAX),
+        };
+        let pick = |ops: &mut O, rows: &[usize]| {
+            if rows.is_empty() {
+                return Ok(None);
+            }
+            if rows.len() == count && rows.iter().map(of_row).eq(0..count) {
+                return Ok(Some(states.clone()));
+            }
+            let rows: Vec<usize> = rows.iter().map(of_row).collect();
+            ops.gather_rows(&states, &rows).map(Some)
+        };
+        let hidden = pick(ops, &outputs.hidden)?;
+        let logits = match pick(ops, &outputs.logits)? {
+            None => None,
+            Some(states) => {
+                let _scope = profile.scope("lm head", "", Work::default);
+                Some(decoder.logits(ops, &states)?)
+            }
+        };
+        Ok([hidden, logits])
     }
 }
 

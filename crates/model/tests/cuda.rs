@@ -7,7 +7,7 @@ mod common;
 
 use std::path::PathBuf;
 
-use common::{all, folders, golden, ids, open};
+use common::{all, folders, golden, gpu, ids, open};
 use model::experts::RoutedExperts;
 use model::feed_forward::FeedForward;
 use model::{Batch, Model, Outputs, Tap};
@@ -17,17 +17,6 @@ use tensor::{Compute, DType, Device, Tensor};
 
 /// Of the largest logit: products of half floats.
 const TOLERANCE: f32 = 2e-2;
-
-fn gpu() -> Option<Compute> {
-    match Compute::on(Device::Cuda(0)) {
-        Ok(compute) => Some(compute),
-        Err(why) => {
-            assert!(std::env::var_os("REQUIRE_GPU").is_none(), "REQUIRE_GPU is set, but {why}");
-            println!("skipped: no GPU ({why})");
-            None
-        }
-    }
-}
 
 /// The largest difference, by the largest of `want`.
 fn relative(got: &[f32], want: &[f32]) -> f32 {

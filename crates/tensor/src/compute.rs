@@ -22,6 +22,8 @@ pub struct Compute {
     buffers: Arc<Buffers>,
     #[cfg(feature = "cuda")]
     gpu: Option<crate::ops::cuda::GpuState>,
+    #[cfg(feature = "cuda")]
+    pub(crate) graphs: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -43,6 +45,8 @@ impl Compute {
             buffers: Arc::new(Buffers::new()),
             #[cfg(feature = "cuda")]
             gpu: None,
+            #[cfg(feature = "cuda")]
+            graphs: true,
         }
     }
 
@@ -100,6 +104,24 @@ impl Compute {
         Self { attention, ..self }
     }
 
+    /// The same with steps that repeat captured as graphs, or not (for comparison): see [`crate::steps`].
+    #[must_use]
+    pub fn with_graphs(self, graphs: bool) -> Self {
+        #[cfg(feature = "cuda")]
+        return Self { graphs, ..self };
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = graphs;
+            self
+        }
+    }
+
+    /// The same with another state of its GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn with_gpu(&self, gpu: crate::ops::cuda::GpuState) -> Self {
+        Self { gpu: Some(gpu), ..self.clone() }
+    }
+
     #[cfg(feature = "cuda")]
     pub(crate) fn gpu(&self) -> Option<&crate::ops::cuda::GpuState> {
         self.gpu.as_ref()
@@ -116,6 +138,25 @@ impl Compute {
             return gpu.place(weight);
         }
         weight.to_device(&self.device)
+    }
+
+    /// A weight of `rows` rows where operations run, those of `pattern` over and over: for measuring, since on a GPU
+    /// it is made by copies within its memory.
+    ///
+    /// # Errors
+    /// [`Error::Bytes`] for a pattern of no rows or a size that overflows, [`Error::WrongDevice`] if it is not in this
+    /// machine's memory, and what the device says.
+    pub fn repeated(&self, pattern: &Tensor, rows: usize) -> Result<Tensor> {
+        let (dtype, bytes) = (pattern.dtype(), pattern.bytes()?);
+        let shape = Shape::from([rows, pattern.cols()]);
+        let whole = bytes.len().checked_div(pattern.rows()).and_then(|row| row.checked_mul(rows));
+        let Some(len) = whole else { return Err(Error::Bytes { dtype, shape, bytes: 0 }) };
+        #[cfg(feature = "cuda")]
+        if let Some(gpu) = &self.gpu {
+            return gpu.repeated(dtype, shape, bytes, len);
+        }
+        let all: Vec<u8> = bytes.iter().copied().cycle().take(len).collect();
+        Tensor::from_bytes(dtype, shape, &all)
     }
 
     /// Where operations run.

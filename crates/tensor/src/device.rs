@@ -36,6 +36,28 @@ pub struct DeviceInfo {
     pub compute_capability: Option<(i32, i32)>,
 }
 
+/// Where a GPU's time went: a table by kernel, how often each was launched, and how long it waited between. For
+/// showing.
+#[derive(Clone, Debug)]
+pub struct DeviceProfile {
+    #[cfg(feature = "cuda")]
+    profile: cuda_kernels::profile::Profile,
+    #[cfg(not(feature = "cuda"))]
+    never: std::convert::Infallible,
+}
+
+impl fmt::Display for DeviceProfile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        #[cfg(feature = "cuda")]
+        return self.profile.fmt(f);
+        #[cfg(not(feature = "cuda"))]
+        {
+            let _ = f;
+            match self.never {}
+        }
+    }
+}
+
 impl Device {
     /// Bytes a second that the device's memory reads and writes in a copy, measured now; `None` for the
     /// processor, whose ceilings `infinity ceilings` measures.
@@ -48,6 +70,37 @@ impl Device {
             Device::Cuda(ordinal) => Ok(Some(cuda::gpu(ordinal)?.copy_bandwidth()?)),
             _ => Ok(None),
         }
+    }
+
+    /// Operations a second of the fastest product of bf16 on a GPU's tensor cores, a multiplication and an
+    /// addition being two, measured now; `None` for the processor.
+    ///
+    /// # Errors
+    /// As [`Device::copy_bandwidth`].
+    pub fn product_rate(self) -> Result<Option<f64>> {
+        match self.available()? {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(ordinal) => {
+                Ok(Some(cuda_kernels::ops::ceilings::product_rate(&cuda::gpu(ordinal)?)?))
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// Ends the profile of a GPU's kernels that the first step of a [`Compute`](crate::Compute) with a profile began, once
+    /// everything is done; `None` if there is none.
+    ///
+    /// # Errors
+    /// What the device says, also for what went wrong in a launch before.
+    pub fn stop_profile(self) -> Result<Option<DeviceProfile>> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(ordinal) = self
+            && let gpu = cuda::gpu(ordinal)?
+            && gpu.is_profiled()
+        {
+            return Ok(Some(DeviceProfile { profile: gpu.stop_profile()? }));
+        }
+        Ok(None)
     }
 
     /// Every device that this build can use on this machine; the processor is always one.

@@ -311,7 +311,10 @@ impl Tensor {
         {
             let storage = match (&self.storage, device) {
                 (Storage::Cuda(_), Device::Cpu) if self.dtype == DType::F32 => {
-                    Storage::F32(Buffer::new(self.buffer()?.download()?))
+                    // Nothing is not waited for.
+                    let empty = self.byte_len() == 0;
+                    let elements = if empty { Vec::new() } else { self.buffer()?.download()? };
+                    Storage::F32(Buffer::new(elements))
                 }
                 (Storage::Cuda(_), Device::Cpu) => {
                     let bytes: Vec<u8> = self.buffer()?.download()?;
@@ -341,9 +344,17 @@ impl Tensor {
         shape: impl Into<Shape>,
         buffer: crate::device::cuda::Buffer,
     ) -> Result<Self> {
-        let shape = shape.into();
-        let range = checked_range(DType::F32, &shape, 0..buffer.len())?;
-        Ok(Self { dtype: DType::F32, shape, storage: Storage::Cuda(buffer), range })
+        Self::on_gpu_as(DType::F32, shape.into(), buffer)
+    }
+
+    /// A tensor of this type of a buffer's bytes.
+    pub(crate) fn on_gpu_as(
+        dtype: DType,
+        shape: Shape,
+        buffer: crate::device::cuda::Buffer,
+    ) -> Result<Self> {
+        let range = checked_range(dtype, &shape, 0..buffer.len())?;
+        Ok(Self { dtype, shape, storage: Storage::Cuda(buffer), range })
     }
 
     /// Its bytes on a GPU.

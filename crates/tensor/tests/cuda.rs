@@ -19,6 +19,14 @@ fn tensors_travel_to_the_device_and_back() {
         let there = host.to_device(&device).unwrap();
         assert_eq!(there.device(), device);
         assert!(there.bytes().is_err(), "its bytes are not in this machine's memory");
+        // More rows than a whole number of times, and fewer.
+        for rows in [11, 3] {
+            let repeated = Compute::on(device).unwrap().repeated(&host, rows).unwrap();
+            let here = Compute::cpu().repeated(&host, rows).unwrap();
+            let repeated = repeated.to_device(&Device::Cpu).unwrap();
+            assert_eq!(repeated.bytes().unwrap(), here.bytes().unwrap());
+            assert_eq!(here.shape(), repeated.shape());
+        }
         let rows = there.slice_rows(1..3).unwrap().to_device(&Device::Cpu).unwrap();
         assert_eq!(rows.bytes().unwrap(), host.slice_rows(1..3).unwrap().bytes().unwrap());
     }

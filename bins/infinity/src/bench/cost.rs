@@ -3,12 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::Result;
-use cpu_kernels::Isa;
-use cpu_kernels::ceilings::Unit;
 use model::Model;
-use tensor::{Activations, Compute, DType};
+use tensor::DType;
 
 use super::meter::Ceilings;
+use super::unit::Unit;
 
 /// Bytes and operations of a run.
 #[derive(Clone, Debug, Default)]
@@ -71,8 +70,9 @@ pub(crate) struct Cost {
     windows: Vec<usize>,
     /// Bytes of one position's keys and values in one layer.
     kv_bytes: f64,
-    /// Operations of a row's attention over one position in one layer.
+    /// Operations of a row's attention over one position in one layer, and what does them.
     attention: f64,
+    attends: Unit,
 }
 
 struct Product {
@@ -98,7 +98,7 @@ impl Cost {
                     bytes: w.byte_len() as f64,
                     weights: (w.rows() * w.cols()) as f64,
                     share: p.share,
-                    unit: unit(w.dtype(), model.compute()),
+                    unit: Unit::of_weight(w.dtype(), model.compute()),
                 }
             })
             .collect();
@@ -111,6 +111,7 @@ impl Cost {
             kv_bytes: layout.bytes_per_token() as f64 / layout.layers as f64,
             // A product with a key and one with a value, each element twice an operation.
             attention: (4 * config.n_heads * config.head_dim) as f64,
+            attends: Unit::of_attention(model.compute()),
         })
     }
 
@@ -134,7 +135,7 @@ impl Cost {
 
     /// The units that the model's operations need.
     pub(crate) fn units(&self) -> Vec<Unit> {
-        let mut units: Vec<Unit> = self.all().map(|p| p.unit).chain([Unit::F32]).collect();
+        let mut units: Vec<Unit> = self.all().map(|p| p.unit).chain([self.attends]).collect();
         units.sort();
         units.dedup();
         units
@@ -160,7 +161,7 @@ impl Cost {
                     let seen: usize = (start..start + len).map(|p| window.min(p + 1)).sum();
                     let read = (start + len).min(window.saturating_add(len));
                     work.bytes += read as f64 * self.kv_bytes;
-                    work.add(Unit::F32, seen as f64 * self.attention);
+                    work.add(self.attends, seen as f64 * self.attention);
                 }
             }
         }
@@ -181,28 +182,14 @@ impl Work {
     }
 }
 
-/// The unit that products with a weight of this type can use with these activations: the floor is
-/// counted by it, whether a kernel for it exists or not.
-fn unit(dtype: DType, compute: &Compute) -> Unit {
-    let isa = compute.isa();
-    let tiles = isa > Isa::Avx512;
-    let activations = compute.activations();
-    // F16 weights take part where they may be rounded to bf16 too.
-    let bf16 = dtype == DType::BF16 || dtype == DType::F16 && activations == Activations::Bf16;
-    let wanted: &[Unit] = match (bf16, tiles) {
-        _ if activations == Activations::F32 => &[],
-        (true, true) => &[Unit::AmxBf16, Unit::Bf16],
-        (true, false) => &[Unit::Bf16],
-        _ if !dtype.is_quantized() => &[],
-        (false, true) => &[Unit::AmxInt8, Unit::Int8],
-        (false, false) => &[Unit::Int8],
-    };
-    wanted.iter().copied().find(|u| u.is_available(isa)).unwrap_or(Unit::F32)
-}
-
 #[cfg(test)]
 mod tests {
+    use cpu_kernels::ceilings;
+
     use super::*;
+
+    const INT8: Unit = Unit::Processor(ceilings::Unit::Int8);
+    const F32: Unit = Unit::Processor(ceilings::Unit::F32);
 
     fn cost(windows: Vec<usize>) -> Cost {
         let product = |dtype, weights, unit| Product {
@@ -213,11 +200,12 @@ mod tests {
             unit,
         };
         Cost {
-            products: vec![product(DType::Q4_0, 1000.0, Unit::Int8)],
-            output: product(DType::F16, 100.0, Unit::F32),
+            products: vec![product(DType::Q4_0, 1000.0, INT8)],
+            output: product(DType::F16, 100.0, F32),
             windows,
             kv_bytes: 8.0,
             attention: 4.0,
+            attends: F32,
         }
     }
 
@@ -226,9 +214,9 @@ mod tests {
         let chunk = Forward { spans: vec![Span { start: 0, len: 4 }], logits: 1 };
         let work = cost(vec![usize::MAX]).work(&[chunk]);
         assert_eq!(work.bytes, 500.0 + 50.0 + 4.0 * 8.0);
-        assert_eq!(work.operations[&Unit::Int8], 2.0 * 1000.0 * 4.0);
+        assert_eq!(work.operations[&INT8], 2.0 * 1000.0 * 4.0);
         // 1 + 2 + 3 + 4 positions, and the output matrix for one row.
-        assert_eq!(work.operations[&Unit::F32], 10.0 * 4.0 + 200.0);
+        assert_eq!(work.operations[&F32], 10.0 * 4.0 + 200.0);
     }
 
     #[test]
@@ -236,15 +224,15 @@ mod tests {
         let step = Forward { spans: vec![Span { start: 99, len: 1 }; 2], logits: 2 };
         let work = cost(vec![10]).work(std::slice::from_ref(&step));
         assert_eq!(work.bytes, 550.0 + 2.0 * 11.0 * 8.0);
-        assert_eq!(work.operations[&Unit::F32], 2.0 * 10.0 * 4.0 + 400.0);
+        assert_eq!(work.operations[&F32], 2.0 * 10.0 * 4.0 + 400.0);
         let all = cost(vec![usize::MAX]).work(&[step]);
         assert_eq!(all.bytes, 550.0 + 2.0 * 100.0 * 8.0);
     }
 
     #[test]
     fn the_floor_is_the_larger_of_the_two() {
-        let ceilings = |read| Ceilings { read, rates: [(Unit::Int8, 10.0)].into() };
-        let work = Work { bytes: 100.0, operations: [(Unit::Int8, 20.0)].into() };
+        let ceilings = |read| Ceilings { read, rates: [(INT8, 10.0)].into() };
+        let work = Work { bytes: 100.0, operations: [(INT8, 20.0)].into() };
         let slow = work.floor(&ceilings(10.0));
         assert_eq!((slow.seconds(), slow.bound_by()), (10.0, "reading"));
         let fast = work.floor(&ceilings(100.0));

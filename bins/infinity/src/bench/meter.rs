@@ -4,18 +4,18 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::Result;
-use cpu_kernels::ceilings::{ReadBuffer, Unit};
+use cpu_kernels::ceilings::ReadBuffer;
 use indicatif::ProgressBar;
-use tensor::Compute;
+use tensor::{Compute, Device};
 
 use super::cost::Cost;
+use super::unit::Unit;
 
 /// The buffer is as large as the weights, which may partly stay in a cache, up to this.
 const LARGEST_BUFFER: usize = 1 << 30;
 const READ_TIME: Duration = Duration::from_millis(60);
-const UNIT_TIME: Duration = Duration::from_millis(15);
 
-/// What the processor could do at a moment.
+/// What the device could do at a moment.
 #[derive(Clone, Debug)]
 pub(crate) struct Ceilings {
     /// Bytes a second.
@@ -40,7 +40,8 @@ pub(crate) struct Sample {
 /// Measures runs and ceilings in turn.
 pub(crate) struct Meter<'a> {
     compute: &'a Compute,
-    buffer: ReadBuffer,
+    /// On the processor; a GPU copies within its own memory.
+    buffer: Option<ReadBuffer>,
     units: Vec<Unit>,
     /// Every sample so far.
     pub(crate) history: Vec<Ceilings>,
@@ -48,7 +49,8 @@ pub(crate) struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     pub(crate) fn new(compute: &'a Compute, cost: &Cost) -> Self {
-        let buffer = ReadBuffer::new(cost.weight_bytes().min(LARGEST_BUFFER));
+        let buffer = (compute.device() == Device::Cpu)
+            .then(|| ReadBuffer::new(cost.weight_bytes().min(LARGEST_BUFFER)));
         Self { compute, buffer, units: cost.units(), history: Vec::new() }
     }
 
@@ -59,11 +61,11 @@ impl<'a> Meter<'a> {
         bar: &ProgressBar,
         mut run: impl FnMut() -> Result<Duration>,
     ) -> Result<Vec<Sample>> {
-        let mut before = self.sample();
+        let mut before = self.sample()?;
         (0..repetitions)
             .map(|_| {
                 let seconds = run()?.as_secs_f64();
-                let after = self.sample();
+                let after = self.sample()?;
                 let ceilings = before.mean(&after);
                 before = after;
                 bar.inc(1);
@@ -72,12 +74,20 @@ impl<'a> Meter<'a> {
             .collect()
     }
 
-    fn sample(&mut self) -> Ceilings {
-        let (pool, isa) = (self.compute.pool(), self.compute.isa());
-        let read = self.buffer.sample(pool, isa, READ_TIME);
-        let rate = |&unit: &Unit| Some((unit, unit.sample(pool, isa, UNIT_TIME)?));
-        let sample = Ceilings { read, rates: self.units.iter().filter_map(rate).collect() };
+    fn sample(&mut self) -> Result<Ceilings> {
+        let compute = self.compute;
+        let read = match &mut self.buffer {
+            Some(buffer) => buffer.sample(compute.pool(), compute.isa(), READ_TIME),
+            None => compute.device().copy_bandwidth()?.unwrap_or(f64::NAN),
+        };
+        let mut rates = BTreeMap::new();
+        for &unit in &self.units {
+            if let Some(rate) = unit.sample(compute)? {
+                rates.insert(unit, rate);
+            }
+        }
+        let sample = Ceilings { read, rates };
         self.history.push(sample.clone());
-        sample
+        Ok(sample)
     }
 }

@@ -5,9 +5,11 @@ mod chart;
 mod compare;
 mod cost;
 mod meter;
+mod random;
 mod report;
 mod roofline;
 mod serve;
+mod unit;
 mod workload;
 
 use std::fmt;
@@ -16,6 +18,7 @@ use std::str::FromStr;
 
 use anyhow::{Result, bail};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tensor::DType;
 
 use self::workload::{Decoding, Prefill};
 use crate::load::{self, Loaded};
@@ -31,16 +34,25 @@ use report::{Figure, Kind, Report, Skipped};
     after_help = "Examples:\n  infinity bench model.gguf --prefill 512 --depth 0 --batch none\n  \
     infinity bench model.gguf --json --roofline roofline.svg\n  \
     infinity bench model.gguf --kv-cache on,off --attention naive,tiled --plot compared.svg\n  \
+    infinity bench --random llama-3-8b --weights Q4_K --device cuda:0 --batch 1,8,32,128\n  \
     infinity bench --serve http://127.0.0.1:8000 --clients 1,4,16,64\n  \
     infinity bench --serve http://127.0.0.1:8000 --rate 0.5,1,2 --duration 60 --json\n\n\
     The floor of a step is the larger of the bytes it must read over the read bandwidth and the\n\
-    operations it must do over the rates of the units that do them, measured between the runs.\n\
+    operations it must do over the rates of the units that do them, measured between the runs;\n\
+    on a GPU a copy within its memory, and the fastest product of bf16.\n\
     A list can be 'none'."
 )]
 pub(crate) struct Args {
     /// A GGUF file, a Hugging Face folder, or ORG/NAME
-    #[arg(required_unless_present = "serve", conflicts_with = "serve")]
+    #[arg(required_unless_present_any = ["serve", "random"], conflicts_with = "serve")]
     model: Option<String>,
+    /// A model of this shape with random weights, made where it runs: llama-3-8b, or llama-3-8b/16
+    /// with widths and layers divided by 16 (2, 4, 8, 16)
+    #[arg(long, value_name = "SHAPE", conflicts_with_all = ["model", "serve"])]
+    random: Option<random::Shape>,
+    /// Type of the random weights: F16, BF16 (default), Q4_0, Q8_0, Q4_K, Q5_K or Q6_K
+    #[arg(long, value_name = "TYPE")]
+    weights: Option<DType>,
     /// Prompt lengths
     #[arg(short, long, default_value = "128,512,2048", value_name = "N,N")]
     prefill: List<usize>,
@@ -62,6 +74,9 @@ pub(crate) struct Args {
     /// Print JSON
     #[arg(long)]
     json: bool,
+    /// Write the figures, a line each
+    #[arg(long, value_name = "OUT.csv")]
+    csv: Option<PathBuf>,
     /// Draw operations a byte against operations a second, with the ceilings
     #[arg(long, value_name = "OUT.svg")]
     roofline: Option<PathBuf>,
@@ -106,11 +121,22 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     if args.prefill.0.contains(&0) || args.batch.0.contains(&0) {
         bail!("--prefill and --batch must be at least 1");
     }
+    if args.comparison.wanted() && args.random.is_some() {
+        bail!("--random has no file that configurations could be compared with; leave one out");
+    }
     if args.comparison.wanted() {
         return compare::run(args);
     }
-    let loaded = load::model(args.model(), &args.runtime.hardware)?;
+    let hardware = &args.runtime.hardware;
+    let loaded = match args.random {
+        Some(shape) => random::model(shape, args.weights.unwrap_or(DType::BF16), hardware)?,
+        None if args.weights.is_some() => bail!("--weights is for --random: a file's are its own"),
+        None => load::model(args.model(), hardware)?,
+    };
     let report = measure(args, &loaded)?;
+    if let Some(path) = &args.csv {
+        files::write_atomically(path, report.csv().as_bytes())?;
+    }
     if let Some(path) = &args.roofline {
         files::write_atomically(path, roofline::svg(&report)?.as_bytes())?;
     }

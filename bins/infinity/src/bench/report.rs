@@ -4,6 +4,7 @@ use std::fmt;
 
 use anyhow::Result;
 use serde::Serialize;
+use tensor::Device;
 
 use super::Args;
 use super::cost::{Cost, Work};
@@ -20,7 +21,10 @@ pub(crate) struct Report {
     /// Bytes of the weights by type.
     pub(crate) types: Vec<(String, usize)>,
     pub(crate) kv_type: String,
+    /// Or the GPU.
     pub(crate) processor: String,
+    #[serde(skip)]
+    device: Device,
     pub(crate) threads: usize,
     /// The path of the kernels.
     pub(crate) isa: String,
@@ -160,7 +164,7 @@ impl Report {
         let units = cost.units().into_iter().filter_map(|unit| {
             Some(UnitRate {
                 unit: unit.name(),
-                instruction: unit.instruction(compute.isa())?,
+                instruction: unit.instruction(compute)?,
                 operations_per_second: Spread::of(meter.history.iter().map(|c| c.rates[&unit])),
             })
         });
@@ -170,7 +174,11 @@ impl Report {
             weight_bytes: cost.weight_bytes(),
             types: cost.types(),
             kv_type: args.runtime.kv_type.to_string(),
-            processor: processor(),
+            processor: match compute.device() {
+                Device::Cpu => processor(),
+                device => named(device),
+            },
+            device: compute.device(),
             threads: compute.pool().threads(),
             isa: compute.isa().to_string(),
             activations: compute.activations().to_string(),
@@ -184,16 +192,50 @@ impl Report {
     }
 }
 
+/// What a GPU's maker calls it.
+fn named(device: Device) -> String {
+    let known = Device::list().into_iter().find(|info| info.device == device);
+    known.map_or_else(|| device.to_string(), |info| info.name)
+}
+
+impl Report {
+    /// What it was measured on, in a few words.
+    pub(crate) fn machine(&self) -> String {
+        match self.device {
+            Device::Cpu => format!("{}, {} threads", self.processor, self.threads),
+            device => format!("{device}: {}", self.processor),
+        }
+    }
+
+    /// A line a figure, for a spreadsheet: what it is, tokens a second, the floor's, and how much of it.
+    pub(crate) fn csv(&self) -> String {
+        let mut out = format!(
+            "# {}, {}; {:.4e} B/s\nmodel,what,tokens_per_second,floor,of_floor,bound_by\n",
+            self.model, self.processor, self.read_bytes_per_second.median
+        );
+        for f in &self.figures {
+            let (what, rate, floor) = (&f.what, f.rate.median, f.floor);
+            let line = format!(
+                "{},{what},{rate:.2},{floor:.2},{:.4},{}\n",
+                self.model, f.fraction_of_floor, f.bound_by
+            );
+            out.push_str(&line);
+        }
+        out
+    }
+}
+
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let types: Vec<String> =
             self.types.iter().map(|(t, n)| format!("{t} {:.1} MB", *n as f64 / 1e6)).collect();
         writeln!(f, "{} ({}): {}", self.model, self.architecture, types.join(", "))?;
-        let Report { processor, threads, isa, activations, kv_type, .. } = self;
-        writeln!(
-            f,
-            "{processor}, {threads} threads, path {isa}, activations {activations}, cache {kv_type}"
-        )?;
+        let Report { isa, activations, kv_type, .. } = self;
+        write!(f, "{}", self.machine())?;
+        if self.device == Device::Cpu {
+            write!(f, ", path {isa}, activations {activations}")?;
+        }
+        writeln!(f, ", cache {kv_type}")?;
         let range = |s: &Spread, unit: f64| {
             format!("{:.2} ({:.2} .. {:.2})", s.median / unit, s.min / unit, s.max / unit)
         };
@@ -223,17 +265,19 @@ impl fmt::Display for Report {
 mod tests {
     use super::*;
     use crate::bench::meter::Ceilings;
-    use cpu_kernels::ceilings::Unit;
+    use crate::bench::unit::Unit;
+    use cpu_kernels::ceilings;
 
     #[test]
     fn the_fraction_pairs_each_run_with_its_own_ceilings() {
+        const F32: Unit = Unit::Processor(ceilings::Unit::F32);
         // The machine slows to half for two of three runs: the fraction stays what it was.
         let run = |seconds: f64, read: f64| Sample {
             seconds,
-            ceilings: Ceilings { read, rates: [(Unit::F32, 1e9)].into() },
+            ceilings: Ceilings { read, rates: [(F32, 1e9)].into() },
         };
         let samples = [run(2.0, 100.0), run(4.0, 50.0), run(4.0, 50.0)];
-        let work = Work { bytes: 100.0, operations: [(Unit::F32, 10.0)].into() };
+        let work = Work { bytes: 100.0, operations: [(F32, 10.0)].into() };
         let figure = Figure::new(Kind::Prefill { tokens: 8 }, 8, &work, &samples);
         assert_eq!(figure.fraction_of_floor, 0.5);
         assert_eq!((figure.rate.median, figure.rate.max), (2.0, 4.0));

@@ -56,7 +56,7 @@ fn draw(
     let root = SVGBackend::with_string(out, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let font = ("sans-serif", 14).into_font();
-    let title = format!("{}, {} threads", report.processor, report.threads);
+    let title = report.machine();
     let mut chart = ChartBuilder::on(&root)
         .margin(16)
         .caption(title, font.clone())

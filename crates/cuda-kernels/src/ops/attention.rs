@@ -10,7 +10,7 @@ mod rows;
 use blocks::DType;
 
 use rows::PIECE;
-pub use rows::{AttentionRow, Rows};
+pub use rows::{AttentionRow, Rows, RowsKind};
 
 use super::int;
 use crate::source::{ATTENTION_DECODE, ATTENTION_PREFILL};

@@ -1,8 +1,11 @@
 //! What a device can do at most; of its memory, see [`Gpu::copy_bandwidth`].
 
+use blocks::DType;
+
+use super::gemm::{Gemm, Product, plain};
 use super::int;
 use crate::source::CEILINGS;
-use crate::{Buffer, Gpu, Kernel, Launch, Result};
+use crate::{Buffer, Error, Gpu, Kernel, Launch, Result};
 
 const THREADS: u32 = 256;
 const WARPS: usize = THREADS as usize / 32;
@@ -34,4 +37,31 @@ pub fn mma_bf16_rate(gpu: &Gpu, repetitions: usize) -> Result<f64> {
     let took = gpu.time(|| multiply_ones(gpu, blocks, repetitions, &out))?;
     let operations = blocks * WARPS * repetitions * PRODUCTS * OPERATIONS;
     Ok(operations as f64 / took.as_secs_f64().max(1e-12))
+}
+
+/// Operations a second of cuBLASLt's product of bf16 `[m, k]` and `[n, k]`, if it is installed. The rounding of
+/// the activations is among its time, a fiftieth of it where `n` is some ten thousand.
+///
+/// # Errors
+/// As [`mma_bf16_rate`].
+pub fn cublaslt_bf16_rate(gpu: &Gpu, [m, n, k]: [usize; 3]) -> Result<Option<f64>> {
+    let (x, w, y) =
+        (gpu.filled(0, 4 * m * k)?, gpu.filled(0x2c, 2 * n * k)?, gpu.alloc(4 * m * n)?);
+    let product = Product { x: &x, w: &w, bias: None, y: &y, m, n, k };
+    match gpu.time(|| plain(gpu, Gemm::CublasLt, DType::BF16, &product)) {
+        Ok(took) => Ok(Some((2 * m * n * k) as f64 / took.as_secs_f64().max(1e-12))),
+        Err(Error::Unsupported { .. }) => Ok(None),
+        Err(other) => Err(other),
+    }
+}
+
+/// The larger of both, of sizes that a device of so many multiprocessors is long enough busy with: the floor of
+/// whatever is bound by products of halves.
+///
+/// # Errors
+/// As [`mma_bf16_rate`].
+pub fn product_rate(gpu: &Gpu) -> Result<f64> {
+    let side = 64 * gpu.properties().multiprocessors as usize;
+    let own = mma_bf16_rate(gpu, side / 8)?;
+    Ok(cublaslt_bf16_rate(gpu, [side; 3])?.unwrap_or(0.0).max(own))
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use model::{Batch, Forward, Model, Outputs};
 use safetensors::SafeTensors;
 use tensor::kv::{KvCache, SeqId};
-use tensor::{Compute, DType, Tensor};
+use tensor::{Compute, DType, Device, Tensor};
 
 /// Every folder with a reference answer: the committed ones, those of `shared/oracle/arch`, and
 /// those under the folders that the variable `EXTRA_ARCH` lists (separated by `:`).
@@ -45,6 +45,18 @@ pub fn open(folder: &Path) -> Model {
     Model::open(folder)
         .unwrap_or_else(|e| panic!("{}: {e}", folder.display()))
         .with_compute(compute)
+}
+
+/// What to compute with on `cuda:0`; without it says so, and fails where `REQUIRE_GPU` is set.
+pub fn gpu() -> Option<Compute> {
+    match Compute::on(Device::Cuda(0)) {
+        Ok(compute) => Some(compute),
+        Err(why) => {
+            assert!(std::env::var_os("REQUIRE_GPU").is_none(), "REQUIRE_GPU is set, but {why}");
+            println!("skipped: no GPU ({why})");
+            None
+        }
+    }
 }
 
 /// The token ids of a folder's reference.

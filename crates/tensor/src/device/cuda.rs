@@ -31,6 +31,12 @@ pub(crate) fn gpu(ordinal: usize) -> Result<Gpu> {
     Ok(gpu)
 }
 
+/// Makes a device the GPU of this number.
+#[cfg(all(test, feature = "cuda-emulator"))]
+pub(crate) fn replace(ordinal: usize, gpu: Gpu) {
+    OPEN.lock().unwrap_or_else(PoisonError::into_inner).insert(ordinal, gpu);
+}
+
 /// The emulator, if it is asked for and has this number.
 fn emulated(ordinal: usize) -> Option<Gpu> {
     #[cfg(feature = "cuda-emulator")]

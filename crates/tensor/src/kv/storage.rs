@@ -18,7 +18,19 @@ pub struct KvStorage {
 enum Sides {
     Host(Vec<[Vec<u8>; 2]>),
     #[cfg(feature = "cuda")]
-    Gpu(crate::device::cuda::Gpu, Vec<[crate::device::cuda::Buffer; 2]>),
+    Gpu(crate::device::cuda::Gpu, Vec<[crate::device::cuda::Buffer; 2]>, Users),
+}
+
+/// Whose graphs hold the memory.
+#[cfg(feature = "cuda")]
+#[derive(Debug)]
+struct Users(std::sync::Arc<crate::ops::cuda::steps::Users>);
+
+#[cfg(feature = "cuda")]
+impl Drop for Users {
+    fn drop(&mut self) {
+        self.0.leave();
+    }
 }
 
 impl KvStorage {
@@ -46,7 +58,7 @@ impl KvStorage {
                 let zeros = || gpu.filled(0, side).map_err(|e| refused(e.to_string()));
                 let layers = (0..layout.layers).map(|_| Ok([zeros()?, zeros()?]));
                 let layers = layers.collect::<Result<Vec<_>, KvError>>()?;
-                Sides::Gpu(gpu, layers)
+                Sides::Gpu(gpu, layers, Users(crate::ops::cuda::steps::Users::new()))
             }
             #[cfg(not(feature = "cuda"))]
             Device::Cuda(_) => {
@@ -72,7 +84,7 @@ impl KvStorage {
         match &self.sides {
             Sides::Host(_) => Device::Cpu,
             #[cfg(feature = "cuda")]
-            Sides::Gpu(gpu, _) => Device::Cuda(gpu.properties().ordinal),
+            Sides::Gpu(gpu, ..) => Device::Cuda(gpu.properties().ordinal),
         }
     }
 
@@ -99,7 +111,16 @@ impl KvStorage {
     pub(crate) fn buffers(&self, layer: usize) -> Option<&[crate::device::cuda::Buffer; 2]> {
         match &self.sides {
             Sides::Host(_) => None,
-            Sides::Gpu(_, layers) => layers.get(layer),
+            Sides::Gpu(_, layers, _) => layers.get(layer),
+        }
+    }
+
+    /// Whose graphs write to it, on a GPU.
+    #[cfg(feature = "cuda")]
+    pub(crate) fn users(&self) -> Option<&std::sync::Arc<crate::ops::cuda::steps::Users>> {
+        match &self.sides {
+            Sides::Host(_) => None,
+            Sides::Gpu(_, _, users) => Some(&users.0),
         }
     }
 
@@ -125,7 +146,7 @@ impl KvStorage {
                 Ok(())
             }
             #[cfg(feature = "cuda")]
-            Sides::Gpu(_, layers) => {
+            Sides::Gpu(_, layers, _) => {
                 let mut sides = layers.iter().flatten();
                 let copied = sides.try_for_each(|side| {
                     side.slice(target.clone()).copy_from(&side.slice(source.clone()))
@@ -154,20 +175,20 @@ impl KvStorage {
                 }
             }
             #[cfg(feature = "cuda")]
-            (Sides::Host(from), Sides::Gpu(_, to)) => {
+            (Sides::Host(from), Sides::Gpu(_, to, _)) => {
                 for (from, to) in from.iter().flatten().zip(to.iter().flatten()) {
                     to.slice(target.clone()).write(&from[source.clone()]).map_err(failed)?;
                 }
             }
             #[cfg(feature = "cuda")]
-            (Sides::Gpu(_, from), Sides::Host(to)) => {
+            (Sides::Gpu(_, from, _), Sides::Host(to)) => {
                 for (from, to) in from.iter().flatten().zip(to.iter_mut().flatten()) {
                     let bytes: Vec<u8> = from.slice(source.clone()).download().map_err(failed)?;
                     to[target.clone()].copy_from_slice(&bytes);
                 }
             }
             #[cfg(feature = "cuda")]
-            (Sides::Gpu(_, from), Sides::Gpu(_, to)) => {
+            (Sides::Gpu(_, from, _), Sides::Gpu(_, to, _)) => {
                 for (from, to) in from.iter().flatten().zip(to.iter().flatten()) {
                     to.slice(target.clone())
                         .copy_from(&from.slice(source.clone()))

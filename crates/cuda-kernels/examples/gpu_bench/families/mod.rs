@@ -3,6 +3,7 @@
 //! Sizes are those of Llama 3 8B. What is only read, like weights, takes turns, so that no cache has it from the
 //! repetition before.
 
+mod attention;
 mod memory;
 mod products;
 
@@ -45,6 +46,10 @@ pub(crate) const FAMILIES: &[(&str, Family)] = &[
     ("norm", memory::norm),
     ("elementwise", memory::elementwise),
     ("sampling", memory::sampling),
+    ("embedding", attention::embedding),
+    ("rope", attention::rope),
+    ("attention_decode", attention::decode),
+    ("attention_prefill", attention::prefill),
     ("gemv", products::gemv),
     ("gemm", products::gemm),
     ("gemm_w4a16", products::gemm_w4a16),

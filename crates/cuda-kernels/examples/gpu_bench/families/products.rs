@@ -1,10 +1,10 @@
 //! Products with weights.
 
 use blocks::DType;
-use cuda_kernels::ops::ceilings::mma_bf16_rate;
+use cuda_kernels::ops::ceilings::{cublaslt_bf16_rate, mma_bf16_rate};
 use cuda_kernels::ops::gemm::{self as many, Gemm, Packed, W4Config, W4Matrix};
 use cuda_kernels::ops::gemv::{Shape, W4, Weight, linear_small, linear_w4a16, workspace_bytes};
-use cuda_kernels::{Error, Gpu, Result};
+use cuda_kernels::{Gpu, Result};
 
 use super::{Case, Turns};
 
@@ -22,17 +22,8 @@ pub(super) fn mma(gpu: &Gpu, full: bool) -> Result<Option<f64>> {
     mma_bf16_rate(gpu, if full { 4096 } else { 2 }).map(Some)
 }
 
-/// The rounding of the activations is among its time, a fiftieth of it.
 pub(super) fn cublaslt(gpu: &Gpu, full: bool) -> Result<Option<f64>> {
-    let (m, n, k) = if full { (8192, 28672, 8192) } else { (16, 16, 16) };
-    let (x, w, y) =
-        (gpu.filled(0, 4 * m * k)?, gpu.filled(0x2c, 2 * n * k)?, gpu.alloc(4 * m * n)?);
-    let product = many::Product { x: &x, w: &w, bias: None, y: &y, m, n, k };
-    match gpu.time(|| many::plain(gpu, Gemm::CublasLt, DType::BF16, &product)) {
-        Ok(took) => Ok(Some((2 * m * n * k) as f64 / took.as_secs_f64())),
-        Err(Error::Unsupported { .. }) => Ok(None),
-        Err(other) => Err(other),
-    }
+    cublaslt_bf16_rate(gpu, if full { [8192, 28672, 8192] } else { [16; 3] })
 }
 
 pub(super) fn gemv(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {

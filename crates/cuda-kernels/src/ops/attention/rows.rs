@@ -56,8 +56,26 @@ pub struct Rows {
     least_span: usize,
 }
 
+/// What the launches over rows are made of, and the memory that their lists need: rows of one kind can take each other's
+/// place ([`Rows::rewrite`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowsKind {
+    block_size: usize,
+    /// Without the slots, which may differ.
+    plan: Plan,
+    tables: usize,
+    branches: usize,
+}
+
+impl RowsKind {
+    /// Whether a run of rows goes through the prefill kernel.
+    pub fn has_spans(&self) -> bool {
+        !self.plan.spans.is_empty()
+    }
+}
+
 /// What launches are made of.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Plan {
     /// Rows of q.
     pub(super) rows: usize,
@@ -102,11 +120,10 @@ impl Rows {
         branches: &[i32],
         least_span: usize,
     ) -> Result<Self> {
-        let (mut plan, singles, spans) = plan(block_size, rows, tables, branches, least_span)?;
-        plan.most_pieces = plan.most_pieces.next_power_of_two();
-        plan.pieces = plan.pieces.next_power_of_two();
+        let (plan, singles, spans) = plan(block_size, rows, tables, branches, least_span)?;
+        let plan = plan.rounded();
         let [tables, branches] = [tables, branches].map(|list| {
-            let room = gpu.alloc(list.len().next_power_of_two() * 4)?;
+            let room = gpu.alloc(list_room(list))?;
             room.write(list)?;
             Ok(room)
         });
@@ -120,6 +137,27 @@ impl Rows {
             plan,
             least_span,
         })
+    }
+
+    /// The kind of what [`Rows::new`] makes of the same.
+    ///
+    /// # Errors
+    /// As there, but for an upload's.
+    pub fn kind(
+        block_size: usize,
+        rows: &[AttentionRow],
+        tables: &[i32],
+        branches: &[i32],
+    ) -> Result<RowsKind> {
+        let (plan, ..) = plan(block_size, rows, tables, branches, LEAST_SPAN)?;
+        let plan = Plan { slots: 0, ..plan.rounded() };
+        let (tables, branches) = (list_room(tables), list_room(branches));
+        Ok(RowsKind { block_size, plan, tables, branches })
+    }
+
+    /// Slots that a cache must have for these rows.
+    pub fn slots(&self) -> usize {
+        self.plan.slots
     }
 
     /// Each row of several sequences behind each other sees all rows of its own, as an encoder's do: the
@@ -174,6 +212,20 @@ impl Rows {
         self.plan.slots = new.slots;
         Ok(true)
     }
+}
+
+impl Plan {
+    /// The same with pieces for some growth.
+    fn rounded(self) -> Self {
+        let (most_pieces, pieces) =
+            (self.most_pieces.next_power_of_two(), self.pieces.next_power_of_two());
+        Self { most_pieces, pieces, ..self }
+    }
+}
+
+/// Bytes for a list of tables or branches, with room for some growth.
+fn list_room(list: &[i32]) -> usize {
+    list.len().next_power_of_two() * 4
 }
 
 fn unsupported(reason: impl Into<String>) -> Error {

@@ -15,8 +15,8 @@ pub(super) struct KnownRows {
     rows: Arc<Rows>,
 }
 
-#[derive(Debug, PartialEq, Eq)]
-enum HostRows {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum HostRows {
     Pages {
         page_slots: usize,
         rows: Vec<attention::AttentionRow>,
@@ -72,6 +72,9 @@ impl GpuState {
 
     /// The rows on the device: uploaded once for all layers of a step.
     fn rows(&self, host: HostRows) -> Result<Arc<Rows>> {
+        if let Some(bound) = &self.bound {
+            return bound.rows(&host).ok_or_else(|| self.not_bound("rows"));
+        }
         let mut known = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = known.as_ref().filter(|known| known.host == host) {
             return Ok(Arc::clone(&known.rows));
@@ -93,7 +96,11 @@ fn shape(spec: &AttentionSpec, cache: DType) -> AttentionShape {
 }
 
 /// Tables of the sequences behind each other, and what each row sees of its own.
-fn seen(cache: &dyn KvCache, page_slots: usize, rows: &[AttentionRow]) -> Result<HostRows> {
+pub(super) fn seen(
+    cache: &dyn KvCache,
+    page_slots: usize,
+    rows: &[AttentionRow],
+) -> Result<HostRows> {
     let (mut tables, mut branches) = (Vec::new(), Vec::new());
     let mut last: Option<(SeqId, usize)> = None;
     let mut out = Vec::with_capacity(rows.len());

@@ -4,6 +4,7 @@
 //! once for all layers that ask for the same.
 
 mod attention;
+pub(crate) mod steps;
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -28,7 +29,17 @@ pub(crate) struct GpuState {
     gpu: Gpu,
     uploads: Arc<Mutex<VecDeque<Upload>>>,
     rows: Arc<Mutex<Option<attention::KnownRows>>>,
+    /// In a capture: all that it takes from the host.
+    bound: Option<Arc<steps::Bound>>,
 }
+
+/// What lists of the host are for.
+const IDS: &str = "ids";
+const ROWS: &str = "rows";
+const WEIGHTS: &str = "weights";
+const COSINES: &str = "cosines";
+const SINES: &str = "sines";
+const SLOTS: &str = "slots";
 
 /// Uploads that are remembered: of a step some five, twice as many where layers differ.
 const REMEMBERED: usize = 12;
@@ -39,12 +50,23 @@ impl GpuState {
             gpu: crate::device::cuda::gpu(ordinal)?,
             uploads: Arc::default(),
             rows: Arc::default(),
+            bound: None,
         })
     }
 
+    /// Begins to record where the device's time goes, unless that goes on already.
+    pub(crate) fn profile(&self) {
+        if !self.gpu.is_profiled() {
+            self.gpu.start_profile();
+        }
+    }
+
     /// Elements on the device; the same ones are uploaded once.
-    pub(crate) fn upload<T: bytemuck::NoUninit>(&self, elements: &[T]) -> Result<Buffer> {
+    fn upload<T: bytemuck::NoUninit>(&self, what: &'static str, elements: &[T]) -> Result<Buffer> {
         let bytes: &[u8] = bytemuck::cast_slice(elements);
+        if let Some(bound) = &self.bound {
+            return bound.list(what, bytes).ok_or_else(|| self.not_bound(what));
+        }
         let mut uploads = self.uploads.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some((_, buffer)) = uploads.iter().find(|(known, _)| known == bytes) {
             return Ok(buffer.clone());
@@ -57,6 +79,12 @@ impl GpuState {
         Ok(buffer)
     }
 
+    /// That a step takes something of the host that its inputs lack.
+    fn not_bound(&self, what: &'static str) -> Error {
+        let (ordinal, what) = (self.gpu.properties().ordinal, format!("{what} of the host"));
+        cuda_kernels::Error::Capture { ordinal, what }.into()
+    }
+
     /// A weight on the device; of a type that no kernel takes, as f16.
     pub(crate) fn place(&self, weight: &Tensor) -> Result<Tensor> {
         let device = Device::Cuda(self.gpu.properties().ordinal);
@@ -67,13 +95,23 @@ impl GpuState {
         }
     }
 
-    fn indices(&self, op: &'static str, list: impl Iterator<Item = usize>) -> Result<Buffer> {
-        let list: Result<Vec<i32>> = list
-            .map(|i| {
-                i32::try_from(i).map_err(|_| Error::Index { op, index: i, len: i32::MAX as usize })
-            })
-            .collect();
-        self.upload(&list?)
+    /// `len` bytes, those of a pattern over and over.
+    pub(crate) fn repeated(
+        &self,
+        dtype: DType,
+        shape: Shape,
+        pattern: &[u8],
+        len: usize,
+    ) -> Result<Tensor> {
+        let all = self.gpu.alloc(len)?;
+        let mut done = pattern.len().min(len);
+        all.write(&pattern[..done])?;
+        while done < len {
+            let more = done.min(len - done);
+            all.slice(done..done + more).copy_from(&all.slice(0..more))?;
+            done += more;
+        }
+        Tensor::on_gpu_as(dtype, shape, all)
     }
 
     /// An `f32` matrix of any content.
@@ -286,7 +324,7 @@ impl GpuState {
 
     pub(crate) fn embedding(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
         let out = self.unwritten([ids.len(), table.cols()])?;
-        let list = self.indices("embedding", ids.iter().map(|&id| id as usize))?;
+        let list = self.upload(IDS, &ints("embedding", ids.iter().map(|&id| id as usize))?)?;
         let (from, to) = (table.buffer()?, out.buffer()?);
         let from = rows::Table { bytes: &from, rows: table.rows(), cols: table.cols() };
         rows::embed(&self.gpu, table.dtype(), &from, &list, ids.len(), &to)?;
@@ -296,7 +334,7 @@ impl GpuState {
     pub(crate) fn gather_rows(&self, x: &Tensor, indices: &[usize]) -> Result<Tensor> {
         expect_f32("gather_rows", x)?;
         let out = self.unwritten([indices.len(), x.cols()])?;
-        let list = self.indices("gather_rows", indices.iter().copied())?;
+        let list = self.upload(ROWS, &ints("gather_rows", indices.iter().copied())?)?;
         let (from, to) = (x.buffer()?, out.buffer()?);
         rows::gather_rows(&self.gpu, &from, x.rows(), x.cols(), &list, indices.len(), &to)?;
         Ok(out)
@@ -309,8 +347,8 @@ impl GpuState {
         weights: &[f32],
         y: &Tensor,
     ) -> Result<Tensor> {
-        let list = self.indices("scatter_add_rows", indices.iter().copied())?;
-        let (weights, y) = (self.upload(weights)?, y.buffer()?);
+        let list = self.upload(ROWS, &ints("scatter_add_rows", indices.iter().copied())?)?;
+        let (weights, y) = (self.upload(WEIGHTS, weights)?, y.buffer()?);
         let (n, cols) = (acc.rows(), acc.cols());
         self.in_place(acc, |gpu, acc, _| {
             rows::scatter_add_rows(gpu, acc, n, cols, [&list, &weights], indices.len(), &y)
@@ -332,7 +370,7 @@ impl GpuState {
         run: impl FnOnce(Option<&Rotation<'_>>) -> Result<T>,
     ) -> Result<T> {
         let Some(Rope { rotary_dim, layout, cos, sin }) = angles else { return run(None) };
-        let (cos, sin) = (self.upload(cos)?, self.upload(sin)?);
+        let (cos, sin) = (self.upload(COSINES, cos)?, self.upload(SINES, sin)?);
         let layout = match layout {
             RopeLayout::Interleaved => rope::RopeLayout::Interleaved,
             RopeLayout::Half => rope::RopeLayout::Half,
@@ -362,18 +400,10 @@ impl GpuState {
     ) -> Result<Tensor> {
         let KvLayout { head_dim, n_kv_heads, dtype, .. } = *cache.layout();
         let (pages, [keys, values]) = self.pages(cache, layer)?;
-        let (mut table, mut slots) = (Vec::new(), vec![0; q.rows()]);
-        for Span { rows, seq, slot } in spans {
-            table.clear();
-            cache.page_table(*seq, &mut table)?;
-            for (row, slot) in rows.clone().zip(*slot..) {
-                let none = KvError::NoSuchSlot { seq: *seq, slot, len: cache.len(*seq) };
-                slots[row] = physical(&table, pages.page_slots, slot).ok_or(none)?;
-            }
-        }
+        let slots = slots(cache, pages.page_slots, spans, q.rows())?;
         let (q, k, v) = (self.owned(q)?, self.owned(k)?, v.buffer()?);
         let heads = Heads { n_heads: q.cols() / head_dim, n_kv_heads, head_dim };
-        let slots = self.upload(&slots)?;
+        let slots = self.upload(SLOTS, &slots)?;
         self.with_rotation(angles, |rotation| {
             let (q, k) = (q.buffer()?, k.buffer()?);
             let cache = KvSlots { dtype, keys, values };
@@ -397,6 +427,28 @@ impl GpuState {
         let sides = pages.storage.buffers(layer).filter(|_| got == expected);
         Ok((pages, sides.ok_or(wrong(got))?))
     }
+}
+
+/// Numbers as kernels take them.
+fn ints(op: &'static str, list: impl Iterator<Item = usize>) -> Result<Vec<i32>> {
+    list.map(|i| {
+        i32::try_from(i).map_err(|_| Error::Index { op, index: i, len: i32::MAX as usize })
+    })
+    .collect()
+}
+
+/// Where the keys and values of each row go.
+fn slots(cache: &dyn KvCache, page_slots: usize, spans: &[Span], rows: usize) -> Result<Vec<i32>> {
+    let (mut table, mut slots) = (Vec::new(), vec![0; rows]);
+    for Span { rows, seq, slot } in spans {
+        table.clear();
+        cache.page_table(*seq, &mut table)?;
+        for (row, slot) in rows.clone().zip(*slot..) {
+            let none = KvError::NoSuchSlot { seq: *seq, slot, len: cache.len(*seq) };
+            slots[row] = physical(&table, page_slots, slot).ok_or(none)?;
+        }
+    }
+    Ok(slots)
 }
 
 /// Where a sequence's slot lies.

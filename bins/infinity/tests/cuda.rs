@@ -1,0 +1,89 @@
+//! The program on a GPU: where `cuda:0` can be used, which is a build with `tensor/cuda` and an NVIDIA GPU, or with
+//! `tensor/cuda-emulator` and `INFINITY_EMULATE_CUDA` set. With `REQUIRE_GPU` set its absence is a failure.
+
+use std::process::{Command, Stdio};
+
+use serde_json::Value;
+
+/// Standard output and error of a run that succeeds.
+fn infinity(args: &[&str]) -> [String; 2] {
+    let program = env!("CARGO_BIN_EXE_infinity");
+    let out = Command::new(program).args(args).stdin(Stdio::null()).output().unwrap();
+    let [stdout, stderr] = [out.stdout, out.stderr].map(|s| String::from_utf8(s).unwrap());
+    assert!(out.status.success(), "{args:?}: {stderr}");
+    [stdout, stderr]
+}
+
+fn gpu() -> bool {
+    let devices: Value = serde_json::from_str(&infinity(&["devices", "--json"])[0]).unwrap();
+    match &devices["no_gpu"] {
+        Value::Null => true,
+        why => {
+            assert!(std::env::var_os("REQUIRE_GPU").is_none(), "REQUIRE_GPU is set, but {why}");
+            println!("skipped: no GPU ({why})");
+            false
+        }
+    }
+}
+
+/// How often the table of a profile says that a kernel was launched.
+fn launches(profile: &str, kernel: &str) -> usize {
+    let count = |line: &str| line.strip_prefix(kernel)?.split_whitespace().next()?.parse().ok();
+    profile.lines().find_map(count).unwrap_or(0)
+}
+
+#[test]
+fn a_profile_shows_kernels_and_changes_no_token() {
+    if !gpu() {
+        return;
+    }
+    let model = testkit::workspace().join("assets/bard-draft-f16.gguf");
+    let mut args = vec!["generate", model.to_str().unwrap(), "--device", "cuda:0", "--json"];
+    args.extend(["-p", "The king", "-n", "6", "--temperature", "0"]);
+    // Of graphs, and of the same launches one by one.
+    let [plain, quiet] = infinity(&args);
+    assert!(!quiet.contains("kernel"), "{quiet}");
+    args.push("--profile");
+    let [profiled, table] = infinity(&args);
+    let ids = |report: &str| serde_json::from_str::<Value>(report).unwrap()["ids"].clone();
+    assert_eq!(ids(&plain), ids(&profiled));
+    assert!(table.contains("cuda:0, by kernel:"), "{table}");
+    assert!(table.contains("device busy") && table.contains("waiting between"), "{table}");
+    // The prompt, then a step a token but for the last, all of the same layers.
+    let turned = launches(&table, "turn_and_store_f16_4");
+    assert!(turned >= 6 && turned.is_multiple_of(6), "{table}");
+    assert_eq!(launches(&table, "graph replay"), 0, "{table}");
+    assert!(launches(&table, "download") >= 6, "{table}");
+
+    let mut args = vec!["bench", model.to_str().unwrap(), "--device", "cuda:0", "--profile"];
+    args.extend(["--prefill", "40", "--depth", "none", "--batch", "3", "-n", "4"]);
+    args.extend(["--repetitions", "1"]);
+    let [_, table] = infinity(&args);
+    assert!(launches(&table, "attention_prefill_f16_64") > 0, "{table}");
+    assert!(launches(&table, "attention_decode_f16_64") > 0, "{table}");
+}
+
+#[test]
+fn a_random_model_is_measured_against_its_floor() {
+    if !gpu() {
+        return;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    for weights in ["BF16", "Q4_K"] {
+        let csv = folder.path().join(format!("{weights}.csv"));
+        let roofline = folder.path().join(format!("{weights}.svg"));
+        let mut args = vec!["bench", "--random", "llama-3-8b/16", "--device", "cuda:0"];
+        args.extend(["--weights", weights, "--repetitions", "1", "-n", "1"]);
+        args.extend(["--prefill", "33", "--depth", "none", "--batch", "2", "--batch-depth", "3"]);
+        args.extend(["--csv", csv.to_str().unwrap(), "--roofline", roofline.to_str().unwrap()]);
+        let [table, _] = infinity(&args);
+        assert!(table.contains("tensor cores (bf16)") && table.contains("cuda:0"), "{table}");
+        let csv = std::fs::read_to_string(csv).unwrap();
+        for line in ["prefill 33,", "decode 2 at depth 3,"] {
+            let line = csv.lines().find(|l| l.contains(line)).unwrap_or_else(|| panic!("{csv}"));
+            let of_floor: f64 = line.split(',').nth(4).unwrap().parse().unwrap();
+            assert!(of_floor > 0.0 && of_floor < 1.0, "{line}");
+        }
+        assert!(std::fs::read_to_string(roofline).unwrap().contains("decode 2 at depth 3"));
+    }
+}
