@@ -259,7 +259,7 @@ impl<S: Simd, F: Format> Tiles<S, F> {
             group: &groups[slot],
             tiles: from,
             acts: acts.as_chunks().0.try_into().expect("as many as `M` says"),
-            sums: (&mut sums[at..][..acts.len()]).as_chunks_mut().0.try_into().expect("the same"),
+            sums: sums[at..][..acts.len()].as_chunks_mut().0.try_into().expect("the same"),
         });
         match block.map(|block| block.acts) {
             Some(acts) if acts.len() == M * LANES => {
