@@ -70,7 +70,7 @@ impl Model {
     }
 
     /// Reads the weights that a configuration asks for; `compute` is what the model runs with, and
-    /// `options` say where quantized weights lie then.
+    /// `options` say where weights that are repacked lie then.
     ///
     /// # Errors
     /// As [`Decoder::load`], and [`Error::Tensor`] if there is no memory for weights that must be

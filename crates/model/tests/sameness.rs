@@ -127,7 +127,7 @@ fn check(dtype: DType) {
     write_model(&mut rng, dtype, &path);
     let ids: Vec<u32> = (0..PROMPT).map(|_| rng.random_range(0..VOCAB as u32)).collect();
     let texts: Vec<&[u32]> = ids.windows(STEPS).take(BATCHES[2]).collect();
-    // The first instruction set writes the cache, the others map it.
+    // The first instruction set writes the cache, the others that repack the same weights map it.
     let cache = dir.path().join("cache");
     let ways =
         [(1, Repack::Never, None), (2, Repack::Always, None), (3, Repack::Always, Some(&cache))]

@@ -27,24 +27,24 @@ pub fn interleave_all(compute: &Compute, weights: &[Tensor], out: &mut [u8]) -> 
     Ok(())
 }
 
+impl Compute {
+    /// Whether products with weights of this type, as this makes them, are faster if they are interleaved.
+    pub fn gains_from_interleaving(&self, dtype: DType) -> bool {
+        matmul::gains_from_interleaving(self.isa(), self.activations(), dtype)
+    }
+}
+
 impl Tensor {
     /// Whether products with it are faster in its [`interleaved`](Tensor::interleaved) form, as `compute`
     /// makes them.
     pub fn gains_from_interleaving(&self, compute: &Compute) -> bool {
-        self.interleaved_len().is_some()
-            && matmul::gains_from_interleaving(
-                compute.isa(),
-                compute.activations(),
-                self.dtype(),
-                self.cols(),
-            )
+        self.interleaved_len().is_some() && compute.gains_from_interleaving(self.dtype())
     }
 
     /// Bytes of its [`interleaved`](Tensor::interleaved) form, a multiple of 64. `None` if its type
     /// or shape does not allow it, it has it already, or it lies on another device.
     pub fn interleaved_len(&self) -> Option<usize> {
         let fits = self.shape().dims().len() == 2
-            && (self.dtype().is_quantized() || self.dtype() == DType::BF16)
             && matmul::can_interleave(self.dtype(), self.cols())
             && !self.is_interleaved()
             && self.device() == Device::Cpu;

@@ -4,8 +4,6 @@
 //! line of memory holds four bytes of each of 16 rows, and a product reads one stream and needs no
 //! transposition. Rows that are no whole number of words stay as they are.
 
-#[cfg(target_arch = "x86_64")]
-use super::bf16;
 use super::int8::looks_up_rows;
 use super::{Activations, DisjointMut, Layout, Source, Weight};
 use crate::error::check_len;
@@ -27,14 +25,11 @@ pub fn can_interleave(dtype: DType, cols: usize) -> bool {
     dtype.bytes_for(cols).is_some_and(|bytes| bytes > 0 && bytes.is_multiple_of(unit))
 }
 
-/// Whether products with such weights are faster if they are interleaved: block types that can be, and
-/// bf16 where tiles multiply it, whose right factor it is then.
-pub fn gains_from_interleaving(isa: Isa, act: Activations, dtype: DType, cols: usize) -> bool {
-    match dtype {
-        #[cfg(target_arch = "x86_64")]
-        DType::BF16 => act != Activations::F32 && bf16::interleaved::multiplies(isa, cols),
-        _ => dtype.is_quantized() && can_interleave(dtype, cols),
-    }
+/// Whether products with weights of this type that [can](can_interleave) be interleaved are faster then:
+/// block types, and bf16 where tiles multiply it, whose right factor it is.
+pub fn gains_from_interleaving(isa: Isa, act: Activations, dtype: DType) -> bool {
+    let bf16_tiles = isa == Isa::Amx && crate::amx::detect().bf16 && act != Activations::F32;
+    dtype.is_quantized() || dtype == DType::BF16 && bf16_tiles
 }
 
 pub(super) fn check(dtype: DType, cols: usize) -> Result<(), KernelError> {

@@ -228,6 +228,35 @@ fn many_rows_and_activations() {
 }
 
 #[test]
+fn interleaved_bf16_is_as_rows_are() {
+    // Odd groups of rows and of activations, several blocks of k, pieces that begin anywhere.
+    let cases =
+        [(83, 800, 33), (300, 544, 600), (37, 32, 1), (37, 320, 16), (16, 96, 17), (260, 64, 7)];
+    for (rows, cols, m) in cases {
+        let mut rng = StdRng::seed_from_u64(9);
+        let bytes = random_bytes(&mut rng, DType::BF16, rows * cols);
+        let w = Weight { dtype: DType::BF16, rows, cols, bytes: &bytes, layout: Layout::Rows };
+        let mut repacked = vec![0; interleaved_bytes(DType::BF16, rows, cols).unwrap()];
+        interleave(&ThreadPool::new(1), &w, &mut repacked).unwrap();
+        let packed = Weight { bytes: &repacked, layout: Layout::Interleaved, ..w };
+        let x = random_activations(&mut rng, m * cols);
+        let bias: Vec<f32> = (0..rows).map(|j| j as f32 * 0.25 - 1.0).collect();
+        for (isa, bias) in Isa::supported().flat_map(|isa| [(isa, None), (isa, Some(&bias[..]))]) {
+            let of = |w, threads| {
+                let mut out = vec![f32::NAN; m * rows];
+                let pool = ThreadPool::new(threads);
+                matmul_bias(&pool, isa, w, bias, &x, Activations::Int8, &mut out).unwrap();
+                out
+            };
+            let want = of(&w, 1);
+            for threads in [1, 3] {
+                assert_eq!(of(&packed, threads), want, "{isa}: {rows} x {cols}, {m} rows");
+            }
+        }
+    }
+}
+
+#[test]
 fn plain_rows_alone_in_batches_and_with_any_threads() {
     // Parts of a row of blocks that do not fill a step or a tile, and batches that fill none, one or
     // several groups of activations.

@@ -76,11 +76,13 @@ pub(crate) trait Simd: Copy {
     fn store_f(self, v: Self::F, to: &mut [f32; LANES]);
     /// [`store_f`](Self::store_f) of what nobody reads soon: past the caches, where the processor can and
     /// `to` is a line of memory. Before other threads may read it comes [`fence`](Self::fence).
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     #[inline(always)]
     fn store_past(self, v: Self::F, to: &mut [f32; LANES]) {
         self.store_f(v, to);
     }
-    /// Waits for what went past the caches.
+    /// What went past the caches is there before whatever is written after this.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     #[inline(always)]
     fn fence(self) {}
     fn add(self, a: Self::F, b: Self::F) -> Self::F;

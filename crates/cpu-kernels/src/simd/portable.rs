@@ -177,7 +177,14 @@ impl Simd for Portable {
     }
     #[inline(always)]
     fn to_i(self, v: F) -> I {
-        map(v, |v| v.round_ties_even() as i32 as u32)
+        // In operations that every vector unit has: there are no fractions from 2^23 on, and below, adding it
+        // leaves none.
+        const NO_FRACTIONS: f32 = 8_388_608.0;
+        map(v, |v| {
+            let size = v.abs();
+            let near = if size < NO_FRACTIONS { size + NO_FRACTIONS - NO_FRACTIONS } else { size };
+            near.copysign(v) as i32 as u32
+        })
     }
     #[inline(always)]
     fn as_f(self, v: I) -> F {

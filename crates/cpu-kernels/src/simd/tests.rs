@@ -55,6 +55,8 @@ impl Op for Everything<'_> {
             ("dot narrow", s.dot::<false>(c, narrow, signed)),
             ("dot wide", s.dot::<true>(c, a, signed)),
             ("to_i", s.to_i(s.to_f(s.sar(a, 4)))),
+            ("to_i of halves", s.to_i(s.mul(s.to_f(s.sar(a, 20)), s.splat_f(0.5)))),
+            ("to_i of quarters", s.to_i(s.mul(s.to_f(s.sar(b, 20)), s.splat_f(0.25)))),
         ];
         for (name, v) in integers {
             s.store_i(v, &mut line);

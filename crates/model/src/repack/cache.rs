@@ -3,7 +3,7 @@
 //! An entry is one file: [`MAGIC`], the length of a header, the header (JSON, for people), zeros up
 //! to a multiple of 4096, then the interleaved weights one after the other.
 //!
-//! The header follows from the model's file alone: its [stamp](files::FileStamp), a SHA-256 of its
+//! The header follows from the model's file, and from which weights this processor repacks: its [stamp](files::FileStamp), a SHA-256 of its
 //! metadata and tensor table, the version of the layout, and names, types, shapes and places of the
 //! weights. An entry is used if its bytes begin with exactly that header and its length is exactly what
 //! follows; nothing that it says is believed. A row of each weight is compared with the model's, too.
@@ -133,9 +133,11 @@ struct Placed {
 impl Entry {
     pub(super) fn new(folder: &Path, model: &Gguf, plan: &Plan) -> Self {
         let parts = parts(model);
-        // A model's file that is written again replaces its entry.
+        // A model's file that is written again replaces its entry; starts that repack other weights have
+        // one of their own.
         let mut key = Sha256::new();
         parts.iter().for_each(|p| key.update(&p.sha256));
+        plan.names.iter().for_each(|name| key.update(format!("{name}\n")));
         let key = hex(&key.finalize()[..8]);
         let stem = model.path().file_stem().unwrap_or_default().to_string_lossy();
         let stem: String = stem.chars().take(60).collect();

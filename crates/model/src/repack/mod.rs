@@ -97,7 +97,7 @@ pub(crate) fn repacked(
     let repack = options.repack;
     if repack == Repack::Never
         || compute.device() != Device::Cpu
-        || !source.may_gain_from_repacking()
+        || !source.may_gain_from_repacking(compute)
     {
         return Ok(HashMap::new());
     }

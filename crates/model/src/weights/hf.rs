@@ -8,7 +8,7 @@ use files::MappedFile;
 use safetensors::Dtype;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tensor::{DType, Tensor};
+use tensor::{Compute, DType, Tensor};
 
 use super::WeightSource;
 use super::pairs::Pairs;
@@ -251,8 +251,13 @@ impl WeightSource for HfModel {
         self.parts.get(name, |name| self.stored(name))
     }
 
-    fn may_gain_from_repacking(&self) -> bool {
-        self.tensors.values().any(|place| place.entry.dtype == Dtype::BF16)
+    /// Plain weights of bf16, as far as they are mapped: what is put together from several tensors would be
+    /// made twice, and held twice.
+    fn may_gain_from_repacking(&self, compute: &Compute) -> bool {
+        let experts = matches!(&self.config, ModelConfig::Decoder(c) if c.experts.is_some());
+        compute.gains_from_interleaving(DType::BF16)
+            && !experts
+            && self.tensors.values().any(|place| place.entry.dtype == Dtype::BF16)
     }
 }
 

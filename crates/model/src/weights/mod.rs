@@ -9,7 +9,7 @@ mod split;
 use std::path::Path;
 
 use ::gguf::Gguf;
-use tensor::Tensor;
+use tensor::{Compute, Tensor};
 
 use crate::{Error, ModelConfig};
 
@@ -77,8 +77,9 @@ pub trait WeightSource {
         self.get(name)?.ok_or_else(|| Error::MissingTensor { name: name.to_owned() })
     }
 
-    /// Whether weights may be of types that are repacked (blocks, bf16); if not, loading looks for none.
-    fn may_gain_from_repacking(&self) -> bool {
+    /// Whether weights may be repacked; if not, loading looks for none.
+    fn may_gain_from_repacking(&self, compute: &Compute) -> bool {
+        let _ = compute;
         true
     }
 

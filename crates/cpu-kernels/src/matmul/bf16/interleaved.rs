@@ -8,10 +8,10 @@
 use super::super::run::Limits;
 use super::super::{DisjointMut, Job, Layout, Piece, Scratch};
 use super::{K, Round};
+use crate::ThreadPool;
 use crate::amx::{TileConfig, tile};
 use crate::matmul::rows::Step;
 use crate::simd::{self, CACHE_LINE, LANES, Op, Simd, dispatch, dispatch_tiles};
-use crate::{Isa, ThreadPool};
 use blocks::DType;
 use bytemuck::Zeroable;
 use std::ops::Range;
@@ -30,24 +30,25 @@ const STREAMS: usize = 4;
 /// Steps between what is multiplied and what is asked for, where activations are few.
 const AHEAD: usize = 4;
 
-/// Bytes of a line, and lines of a tile.
+/// Bytes of a line, and of a tile of weights.
 const LINE: usize = size_of::<Step>();
+const TILE: usize = LANES * LINE;
 
-/// Whether tiles multiply interleaved weights of so many columns as they lie.
-pub(in crate::matmul) fn multiplies(isa: Isa, cols: usize) -> bool {
-    isa == Isa::Amx && crate::amx::detect().bf16 && cols.is_multiple_of(K)
-}
-
-/// Whether a product is of such weights.
+/// Whether tiles multiply a product's weights as they lie.
 pub(in crate::matmul) fn fits(job: &Job<'_>) -> bool {
     job.source.layout == Layout::Interleaved
         && job.dtype == DType::BF16
-        && multiplies(job.isa, job.cols)
+        && job.cols.is_multiple_of(K)
+}
+
+/// Whether each weight is of use but once.
+fn few(job: &Job<'_>) -> bool {
+    job.m <= LANES
 }
 
 /// The pieces that such a product can be cut into.
 pub(in crate::matmul) fn limits(job: &Job<'_>) -> Limits {
-    match job.m <= LANES {
+    match few(job) {
         true => Limits::streams(STREAMS * LANES),
         false => Limits { rows: [2 * LANES, PIECE[0]], ..Limits::panels(PIECE[1]) },
     }
@@ -85,7 +86,7 @@ impl Op for Pack<'_> {
             let to = to[line..].iter_mut().step_by(width);
             if acts.start + line < acts.end {
                 let row = &job.x[(acts.start + line) * job.cols..][..job.cols];
-                for (row, to) in row.chunks_exact(K).zip(to) {
+                for (row, to) in row.as_chunks::<K>().0.iter().zip(to) {
                     Round { row, to: std::slice::from_mut(to) }.run(s);
                 }
             } else {
@@ -131,7 +132,7 @@ impl Op for InterleavedPiece<'_> {
             width,
         };
         let sums = own.sums.zeroed(rows.next_multiple_of(2) * groups.len() * LANES);
-        if job.m <= LANES {
+        if few(job) {
             self.stream(&all, steps, sums);
         } else {
             self.blocks(&all, (rows, groups.len()), steps, sums);
@@ -190,31 +191,31 @@ impl InterleavedPiece<'_> {
                 true => place(i + 1),
                 false => Block { row: self.piece.next / LANES, k: 0..steps.min(BLOCK) },
             };
-            // What is not there is not asked for.
+            // Nothing is asked for that is not there.
             let next = Some(next).filter(|next| next.row + 2 <= total);
             let sums = &mut sums[i % pairs * groups * 2 * LANES..][..groups * 2 * LANES];
             for g in (0..groups).step_by(2) {
-                let ahead = Ahead { block: next.as_ref(), i: g / 2, of: groups.div_ceil(2) };
+                let share = Share { block: next.as_ref(), i: g / 2, of: groups.div_ceil(2) };
                 let sums = &mut sums[g * 2 * LANES..];
                 // SAFETY: registers are configured for the width of the activations.
                 unsafe {
                     match (block.row + 2 <= first + rows, g + 2 <= groups) {
-                        (true, true) => all.multiply::<2, 2>(&block, g, &ahead, sums),
-                        (true, false) => all.multiply::<2, 1>(&block, g, &ahead, sums),
-                        (false, true) => all.multiply::<1, 2>(&block, g, &ahead, sums),
-                        (false, false) => all.multiply::<1, 1>(&block, g, &ahead, sums),
+                        (true, true) => all.multiply::<2, 2>(&block, g, &share, sums),
+                        (true, false) => all.multiply::<2, 1>(&block, g, &share, sums),
+                        (false, true) => all.multiply::<1, 2>(&block, g, &share, sums),
+                        (false, false) => all.multiply::<1, 1>(&block, g, &share, sums),
                     }
                 }
             }
         }
     }
 
-    /// Stores sums with the bias added. Of many activations they go past the caches: before anybody reads
-    /// them, many others are written.
+    /// Stores sums with the bias added. Of many activations whole lines without a bias go past the caches, which
+    /// would fetch them first: they rarely stay there until the next operation reads them.
     #[inline(always)]
     fn store<S: Simd>(&self, s: S, groups: Range<usize>, sums: &[[f32; LANES]]) {
         let InterleavedPiece { job, piece: Piece { rows, acts, .. }, out, .. } = self;
-        let few = job.m <= LANES;
+        let few = few(job);
         for act in acts.clone() {
             let (g, line) = (act / LANES - groups.start, act % LANES);
             let start = act * job.source.rows;
@@ -250,7 +251,7 @@ struct Block {
 }
 
 /// Part `i` of `of` of what is asked for while something else is multiplied.
-struct Ahead<'a> {
+struct Share<'a> {
     block: Option<&'a Block>,
     i: usize,
     of: usize,
@@ -282,7 +283,6 @@ impl Factors<'_> {
         steps: usize,
         sums: &mut [[f32; LANES]],
     ) {
-        const TILE: usize = LANES * LINE;
         let &Factors { weights, row_group, x, width, .. } = self;
         assert!((1..=STREAMS).contains(&N) && row_group == steps * TILE);
         assert!((first + N) * row_group <= weights.len() && x.len() >= steps * width);
@@ -351,10 +351,9 @@ impl Factors<'_> {
         &self,
         block: &Block,
         g: usize,
-        ahead: &Ahead<'_>,
+        share: &Share<'_>,
         sums: &mut [[f32; LANES]],
     ) {
-        const TILE: usize = LANES * LINE;
         let &Factors { weights, row_group, x, act_group, width } = self;
         let Block { row, k } = block;
         assert!((1..=2).contains(&R) && (1..=2).contains(&M) && width == LANES);
@@ -367,14 +366,14 @@ impl Factors<'_> {
         let sum = |i: usize, r: usize| to.wrapping_add(i * 2 * LANES + r);
         let second = act_group * LINE;
         // Lines that are asked for at each step: those of a block, two groups of rows, in all.
-        let per_step = (2 * LANES).div_ceil(ahead.of);
-        let (next, lines) = match ahead.block {
+        let per_step = (2 * LANES).div_ceil(share.of);
+        let (next, lines) = match share.block {
             Some(Block { row, k }) => {
                 (weights.as_ptr().wrapping_add(row * row_group + k.start * TILE), k.len() * LANES)
             }
             None => (weights.as_ptr(), 0),
         };
-        let mut line = ahead.i * k.len() * per_step;
+        let mut line = share.i * k.len() * per_step;
         let mut ask = |n: usize| {
             for _ in 0..n {
                 if line < 2 * lines {

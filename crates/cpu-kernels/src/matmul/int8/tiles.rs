@@ -26,7 +26,7 @@ pub(crate) struct TileBuffers {
     /// A group's weights as signed or unsigned bytes: upper parts of the products with the scales,
     /// then lower parts.
     planes: [[Line; SPAN / 4]; 2],
-    /// Sums of 16 activations (a line each) by 16 rows, four of one block and four of the next.
+    /// Sums of 16 activations (a line each) by 16 rows: four of one block and four of the next, or eight of one.
     sums: [FourSums; 2],
 }
 
@@ -252,9 +252,9 @@ impl<S: Simd, F: Format> Tiles<S, F> {
         block: Option<Block<'_>>,
     ) {
         let TileBuffers { planes, sums: [even, odd] } = buffers;
-        let from_odd =
-            last.map_or_else(|| block.is_some_and(|b| b.half == 0), |last| last.half == 1);
-        let (to, from) = if from_odd { (even, &*odd) } else { (odd, &*even) };
+        // `block` leaves its sums in its half, `last` left them in the other one.
+        let to_even = block.map_or_else(|| last.is_some_and(|l| l.half == 1), |b| b.half == 0);
+        let (to, from) = if to_even { (even, &*odd) } else { (odd, &*even) };
         let mut rest = last.map(|Block { slot, acts, at, .. }| Rest {
             group: &groups[slot],
             tiles: from,
