@@ -45,6 +45,7 @@ impl Tensor {
     /// or shape does not allow it, it has it already, or it lies on another device.
     pub fn interleaved_len(&self) -> Option<usize> {
         let fits = self.shape().dims().len() == 2
+            && (self.dtype().is_quantized() || self.dtype() == DType::BF16)
             && matmul::can_interleave(self.dtype(), self.cols())
             && !self.is_interleaved()
             && self.device() == Device::Cpu;
