@@ -3,9 +3,9 @@
 //! An entry is one file: [`MAGIC`], the length of a header, the header (JSON, for people), zeros up
 //! to a multiple of 4096, then the interleaved weights one after the other.
 //!
-//! The header follows from the model's file, and from which weights this processor repacks: its [stamp](files::FileStamp), a SHA-256 of its
-//! metadata and tensor table, the version of the layout, and names, types, shapes and places of the
-//! weights. An entry is used if its bytes begin with exactly that header and its length is exactly what
+//! The header follows from the model's file and from which weights are repacked: the file's
+//! [stamp](files::FileStamp), a SHA-256 of its metadata and tensor table, the version of the layout, and
+//! names, types, shapes and places of the weights. An entry is used if its bytes begin with exactly that header and its length is exactly what
 //! follows; nothing that it says is believed. A row of each weight is compared with the model's, too.
 //! Whatever differs (another model, one that was written to since, an entry that was cut short) is
 //! repacked again, and replaces the entry by a rename: whoever has mapped the old one keeps it.
