@@ -35,12 +35,6 @@ impl Compute {
 }
 
 impl Tensor {
-    /// Whether products with it are faster in its [`interleaved`](Tensor::interleaved) form, as `compute`
-    /// makes them.
-    pub fn gains_from_interleaving(&self, compute: &Compute) -> bool {
-        self.interleaved_len().is_some() && compute.gains_from_interleaving(self.dtype())
-    }
-
     /// Bytes of its [`interleaved`](Tensor::interleaved) form, a multiple of 64. `None` if its type
     /// or shape does not allow it, it has it already, or it lies on another device.
     pub fn interleaved_len(&self) -> Option<usize> {

@@ -168,7 +168,7 @@ impl Plan {
             _ => false,
         };
         let few = repack == Repack::Auto && weight.rows() < 16;
-        if table || few || !weight.gains_from_interleaving(compute) {
+        if table || few || !compute.gains_from_interleaving(weight.dtype()) {
             return;
         }
         if let Some(len) = weight.interleaved_len() {
@@ -335,7 +335,7 @@ mod tests {
         assert!(!repacked(&with(Isa::Portable)));
         if Isa::Amx.is_supported() {
             let amx = with(Isa::Amx);
-            assert_eq!(repacked(&amx), weight.gains_from_interleaving(&amx));
+            assert!(repacked(&amx), "a processor with tiles of int8 has those of bf16");
             assert!(!repacked(&amx.with_activations(Activations::F32)));
         }
     }
