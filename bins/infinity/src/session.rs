@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use model::{Batch, Model, Outputs};
 use sampling::Sampler;
-use tensor::DType;
 use tensor::kv::{KvCache, SeqId};
 use tensor::profile::Work;
+use tensor::{DType, Device, Tensor};
 use tokenizer::{DecodeOptions, Tokenizer};
 
 /// Rows of a prompt that enter the model at a time.
@@ -18,8 +18,8 @@ pub(crate) struct Session<'a> {
     model: &'a Model,
     cache: Box<dyn KvCache>,
     context: usize,
-    /// The logits that the next token is drawn from.
-    logits: Vec<f32>,
+    /// The logits that the next token is drawn from, where the model runs.
+    logits: Option<Tensor>,
     /// The rows of a step and what is wanted of them, used again.
     batch: Batch,
     outputs: Outputs,
@@ -73,8 +73,8 @@ impl<'a> Session<'a> {
         let limit = model.decoder()?.config.context_length;
         let context = context.unwrap_or(limit).min(limit);
         let cache = model.new_cache(kv_type, context)?;
-        let (logits, batch, outputs) = (Vec::new(), Batch::new(), Outputs::default());
-        Ok(Self { model, cache, context, logits, batch, outputs })
+        let outputs = Outputs { on_device: true, ..Outputs::default() };
+        Ok(Self { model, cache, context, logits: None, batch: Batch::new(), outputs })
     }
 
     /// Positions taken.
@@ -106,10 +106,20 @@ impl<'a> Session<'a> {
             self.outputs.logits.clear();
             self.outputs.logits.push(chunk.len() - 1);
             let out = self.model.forward(&self.batch, &mut self.cache, &self.outputs)?;
-            self.logits.clear();
-            self.logits.extend_from_slice(out.logits.as_f32()?);
+            self.logits = Some(out.logits);
         }
         Ok(true)
+    }
+
+    /// Draws a token from the newest logits.
+    fn next_token(&self, sampler: &mut Sampler) -> Result<u32> {
+        let logits = self.logits.as_ref().context("no logits")?;
+        if let [Some(token)] = engine::draw(self.model, logits, &[Some(&*sampler)])?[..] {
+            sampler.drawn(token);
+            return Ok(token);
+        }
+        let logits = logits.to_device(&Device::Cpu)?;
+        sampler.next_token(logits.as_f32()?).context("the model's logits")
     }
 
     /// Feeds the prompt and generates; `on_text` gets whole characters as they come.
@@ -121,7 +131,7 @@ impl<'a> Session<'a> {
         limits: &Limits<'_>,
         on_text: &mut dyn FnMut(&str) -> Result<()>,
     ) -> Result<Generated> {
-        if prompt.is_empty() && self.logits.is_empty() {
+        if prompt.is_empty() && self.logits.is_none() {
             bail!("the prompt has no tokens, and this model's vocabulary adds none; give a prompt");
         }
         let profile = self.model.compute().profile();
@@ -145,7 +155,7 @@ impl<'a> Session<'a> {
             }
             let _step = profile.scope("decode", "", Work::default);
             let sampling = profile.scope("sampling", "", Work::default);
-            let id = sampler.next_token(&self.logits).context("the model's logits")?;
+            let id = self.next_token(sampler)?;
             drop(sampling);
             ids.push(id);
             if tokenizer.is_eog(id) && !limits.ignore_eos {

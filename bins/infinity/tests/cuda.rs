@@ -19,8 +19,7 @@ fn gpu() -> bool {
     match &devices["no_gpu"] {
         Value::Null => true,
         why => {
-            assert!(std::env::var_os("REQUIRE_GPU").is_none(), "REQUIRE_GPU is set, but {why}");
-            println!("skipped: no GPU ({why})");
+            testkit::skip_without_gpu(why);
             false
         }
     }
@@ -54,6 +53,11 @@ fn a_profile_shows_kernels_and_changes_no_token() {
     assert!(turned >= 6 && turned.is_multiple_of(6), "{table}");
     assert_eq!(launches(&table, "graph replay"), 0, "{table}");
     assert!(launches(&table, "download") >= 6, "{table}");
+    // Tokens are drawn there, but for those whose chain only the host has.
+    assert_eq!(launches(&table, "sample"), 6, "{table}");
+    args.extend(["--repetition-penalty", "1.2"]);
+    let [_, table] = infinity(&args);
+    assert_eq!(launches(&table, "sample"), 0, "{table}");
 
     let mut args = vec!["bench", model.to_str().unwrap(), "--device", "cuda:0", "--profile"];
     args.extend(["--prefill", "40", "--depth", "none", "--batch", "3", "-n", "4"]);

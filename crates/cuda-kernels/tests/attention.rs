@@ -7,7 +7,7 @@ mod common;
 use blocks::DType;
 use common::{assert_close, normal, on_each, poisoned, random};
 use cuda_kernels::ops::attention::{
-    AttentionRow, AttentionShape, DecodeKernel, Rows, attention, attention_bidirectional,
+    AttentionRow, AttentionShape, DecodeKernel, RowLists, Rows, attention, attention_bidirectional,
     attention_with,
 };
 use cuda_kernels::{Buffer, Error, Gpu};
@@ -81,9 +81,13 @@ impl Paged {
         AttentionRow::new(self.starts[sequence], prefix)
     }
 
-    fn rows(&self, gpu: &Gpu, rows: &[AttentionRow], least_span: usize) -> Rows {
+    fn lists(&self, rows: &[AttentionRow], least_span: usize) -> RowLists {
         let (tables, branches) = (&self.tables, &self.branches);
-        Rows::with_least_span(gpu, self.block_size, rows, tables, branches, least_span).unwrap()
+        RowLists::with_least_span(self.block_size, rows, tables, branches, least_span).unwrap()
+    }
+
+    fn rows(&self, gpu: &Gpu, rows: &[AttentionRow], least_span: usize) -> Rows {
+        self.lists(rows, least_span).upload(gpu).unwrap()
     }
 
     fn upload(&self, gpu: &Gpu) -> [Buffer; 2] {
@@ -331,7 +335,7 @@ fn encoders_see_both_directions() {
     on_each(|gpu, name| {
         let [q, k, v] = [&q, &k, &v].map(|x| gpu.upload(x).unwrap());
         let out = poisoned(gpu, q.len());
-        let rows = Rows::bidirectional(gpu, &lengths).unwrap();
+        let rows = RowLists::bidirectional(&lengths).unwrap().upload(gpu).unwrap();
         attention_bidirectional(gpu, &shape, &q, &k, &v, &rows, &out).unwrap();
         assert_close(&out.download::<f32>().unwrap(), &want, tolerance(DType::F32, true), name);
     });
@@ -342,16 +346,20 @@ fn rows_are_rewritten_where_launches_stay() {
     let paged = Paged::new(shape(DType::F16, 2, 1, 64), 16, &[40, 600], 2, 60);
     let q = paged.queries(2, 60);
     on_each(|gpu, name| {
-        let mut on = paged.rows(gpu, &[paged.row(0, 3), paged.row(1, 300)], SINGLE);
+        let before = paged.lists(&[paged.row(0, 3), paged.row(1, 300)], SINGLE);
+        let memory = gpu.upload(before.bytes()).unwrap();
+        let on = before.at(&memory).unwrap();
         let rows = [AttentionRow { branch: 0..2, ..paged.row(1, 480) }, paged.row(0, 40)];
-        assert!(on.rewrite(&rows, &paged.tables, &paged.branches).unwrap());
+        let after = paged.lists(&rows, SINGLE);
+        assert_eq!(before.kind(), after.kind());
+        memory.write(after.bytes()).unwrap();
         let got = paged.run(gpu, DecodeKernel::Split, &q, &on);
         assert_close(&got, &paged.reference(&q, &rows), 5e-5, name);
-        let longer = [paged.row(1, 600), paged.row(0, 40)];
-        assert!(!on.rewrite(&longer, &paged.tables, &paged.branches).unwrap(), "three pieces");
-        assert!(!on.rewrite(&rows[..1], &paged.tables, &paged.branches).unwrap(), "one row");
-        let still = paged.run(gpu, DecodeKernel::Split, &q, &on);
-        assert!(got == still, "{name}: nothing was written");
+        let longer = paged.lists(&[paged.row(1, 600), paged.row(0, 40)], SINGLE);
+        assert_ne!(longer.kind(), before.kind(), "three pieces");
+        let fewer = paged.lists(&rows[..1], SINGLE);
+        assert_ne!(fewer.kind(), before.kind(), "one row");
+        assert!(fewer.at(&memory).is_err());
     });
 }
 
@@ -359,7 +367,8 @@ fn rows_are_rewritten_where_launches_stay() {
 fn what_does_not_fit_is_refused() {
     on_each(|gpu, _| {
         let good = shape(DType::F16, 2, 1, 64);
-        let rows = Rows::new(gpu, 16, &[AttentionRow::new(0, 20)], &[1, 0], &[]).unwrap();
+        let rows = RowLists::new(16, &[AttentionRow::new(0, 20)], &[1, 0], &[]).unwrap();
+        let rows = rows.upload(gpu).unwrap();
         let (q, cache) = (gpu.filled(0, 512).unwrap(), gpu.filled(0, 32 * 128).unwrap());
         let run = |shape: &AttentionShape, q: &Buffer, keys: &Buffer| {
             attention(gpu, shape, q, keys, &cache, &rows, &gpu.filled(0, 512).unwrap())
@@ -393,9 +402,8 @@ fn what_does_not_fit_is_refused() {
         for shape in refused {
             assert!(matches!(run(&shape, &q, &cache), Err(Error::Unsupported { .. })), "{shape:?}");
         }
-        let new = |row: AttentionRow, tables: &[i32]| {
-            Rows::new(gpu, 16, &[row], tables, &[7]).map(|_| ())
-        };
+        let new =
+            |row: AttentionRow, tables: &[i32]| RowLists::new(16, &[row], tables, &[7]).map(|_| ());
         assert!(new(AttentionRow { branch: 0..1, ..AttentionRow::new(0, 32) }, &[1, 0]).is_ok());
         let seen_nowhere = [
             (AttentionRow::new(0, 0), &[1, 0][..]),
@@ -408,6 +416,6 @@ fn what_does_not_fit_is_refused() {
         for (row, tables) in seen_nowhere {
             assert!(matches!(new(row.clone(), tables), Err(Error::Unsupported { .. })), "{row:?}");
         }
-        assert!(matches!(Rows::bidirectional(gpu, &[3, 0]), Err(Error::Unsupported { .. })));
+        assert!(matches!(RowLists::bidirectional(&[3, 0]), Err(Error::Unsupported { .. })));
     });
 }

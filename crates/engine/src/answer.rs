@@ -77,6 +77,24 @@ impl<'m> Answer<'m> {
         })
     }
 
+    fn is_too_short(&self, request: &GenerationRequest) -> bool {
+        self.tokens.len() < request.stop.min_tokens
+    }
+
+    /// Whether any token may come next.
+    fn is_free(&self, request: &GenerationRequest) -> bool {
+        request.allowed_tokens.is_none()
+            && request.bad_words.is_empty()
+            && self.constraint.is_none()
+            && !self.is_too_short(request)
+    }
+
+    /// What the next token is drawn by, if nothing else than the draw is wanted of its logits.
+    pub(crate) fn sampler(&self, request: &GenerationRequest) -> Option<&Sampler> {
+        let drawn_alone = request.logprobs.is_none() && !request.search.chooses();
+        (drawn_alone && self.is_free(request)).then_some(&self.sampler)
+    }
+
     /// Forbids in a row of logits what must not come next. `scratch` gets the row if anything is
     /// forbidden; returns the row that counts.
     pub(crate) fn allowed<'a>(
@@ -86,14 +104,10 @@ impl<'m> Answer<'m> {
         logits: &'a [f32],
         scratch: &'a mut Vec<f32>,
     ) -> Result<&'a [f32], GenerationError> {
-        let too_short = self.tokens.len() < request.stop.min_tokens;
-        let free = request.allowed_tokens.is_none()
-            && request.bad_words.is_empty()
-            && self.constraint.is_none()
-            && !too_short;
-        if free {
+        if self.is_free(request) {
             return Ok(logits);
         }
+        let too_short = self.is_too_short(request);
         scratch.clear();
         scratch.extend_from_slice(logits);
         let mut forbid = |token: u32| {
@@ -127,6 +141,11 @@ impl<'m> Answer<'m> {
     /// Draws the next token from logits that [`allowed`](Self::allowed) went over.
     pub(crate) fn draw(&mut self, allowed: &[f32]) -> Result<u32, GenerationError> {
         Ok(self.sampler.next_token(allowed)?)
+    }
+
+    /// Takes a token that was drawn elsewhere, by the state of [`sampler`](Self::sampler).
+    pub(crate) fn drawn(&mut self, token: u32) {
+        self.sampler.drawn(token);
     }
 
     /// Appends a token; `found` is how probable it was, where that is asked for or compared.

@@ -63,7 +63,7 @@ fn embed(model: &Model, text: &[u32], pooling: Option<Pooling>) -> Result<Vec<f3
         for chunk in text.chunks(CHUNK) {
             let mut batch = Batch::new();
             batch.extend(SeqId(0), chunk);
-            let outputs = Outputs { logits: Vec::new(), hidden: (0..chunk.len()).collect() };
+            let outputs = Outputs { hidden: (0..chunk.len()).collect(), ..Outputs::default() };
             let out = model.forward(&batch, &mut cache, &outputs)?;
             width = out.hidden.cols();
             rows.extend_from_slice(out.hidden.as_f32().map_err(model::Error::from)?);

@@ -37,6 +37,7 @@
 mod active;
 mod answer;
 mod beam;
+mod draw;
 mod embed;
 mod error;
 mod generation;
@@ -69,6 +70,7 @@ use tokenizer::Tokenizer;
 use tokio::sync::{mpsc, oneshot};
 
 use self::active::Active;
+pub use self::draw::draw;
 pub use self::error::{EmbedError, GenerationError, StartError, SubmitError};
 pub use self::generation::Generation;
 use self::load::{Load, QueueLimits, Weight};

@@ -3,9 +3,9 @@
 use std::time::Instant;
 
 use paged_kv::SeqId;
-use sampling::logprobs;
+use sampling::{Sampler, TokenLogprobs, logprobs};
 use scheduler::{RequestId, Work};
-use tensor::Tensor;
+use tensor::{Device, Tensor};
 
 use crate::GenerationError;
 use crate::answer::Answer;
@@ -13,31 +13,100 @@ use crate::beam;
 use crate::request::{Event, FinishReason, Search, TokenInfo};
 use crate::worker::{Planned, Worker, count_end};
 
+/// What comes of a step's logits where they lie.
+struct Drawn {
+    /// The tokens drawn there, of each sequence of the step.
+    tokens: Vec<Option<u32>>,
+    /// The rows of the other sequences, brought here.
+    logits: Tensor,
+}
+
 impl Worker<'_> {
     /// Makes tokens of the step's logits.
     pub(crate) fn sample(&mut self, logits: &Tensor) {
-        let rows = match logits.as_f32() {
+        let work = std::mem::take(&mut self.work);
+        let drawn = self.draw(&work, logits).map_err(|error| error.to_string());
+        let rows = drawn.as_ref().map_err(Clone::clone).and_then(|drawn| {
+            let rows = drawn.logits.as_f32().map_err(|error| error.to_string())?;
+            Ok((&drawn.tokens, rows))
+        });
+        let (tokens, mut rest) = match rows {
             Ok(rows) => rows,
             Err(error) => {
-                // Logits are f32 on every device that there is.
-                tracing::error!(%error, "logits cannot be read");
+                tracing::error!(%error, "logits cannot be read; the step's requests end");
+                for Planned { work, .. } in work {
+                    self.end(work.request, Some(GenerationError::Model(error.clone())));
+                }
                 return;
             }
         };
         let vocabulary = logits.cols();
-        let mut rest = rows;
-        for Planned { work, every, logits } in std::mem::take(&mut self.work) {
-            let (own, others) = rest.split_at(logits * vocabulary);
-            rest = others;
-            let scored = if every { self.score_prompt(&work, own, vocabulary) } else { Ok(()) };
-            let done = scored.and_then(|()| match work.samples {
-                true => self.advance(work.request, work.seq, &own[own.len() - vocabulary..]),
-                false => Ok(()),
-            });
+        for (Planned { work, every, logits }, token) in work.into_iter().zip(tokens) {
+            let done = match *token {
+                Some(token) => self.take_drawn(work.request, work.seq, token),
+                None => {
+                    let (own, others) = rest.split_at(logits * vocabulary);
+                    rest = others;
+                    let scored = match every {
+                        true => self.score_prompt(&work, own, vocabulary),
+                        false => Ok(()),
+                    };
+                    scored.and_then(|()| match work.samples {
+                        true => {
+                            self.advance(work.request, work.seq, &own[own.len() - vocabulary..])
+                        }
+                        false => Ok(()),
+                    })
+                }
+            };
             if let Err(error) = done {
                 self.end(work.request, Some(error));
             }
         }
+    }
+
+    /// Draws tokens on the device that the logits lie on, and brings the other rows here.
+    fn draw(&self, work: &[Planned], logits: &Tensor) -> Result<Drawn, model::Error> {
+        let here = Device::Cpu;
+        if logits.device() == here {
+            return Ok(Drawn { tokens: vec![None; work.len()], logits: logits.clone() });
+        }
+        let mut samplers = Vec::with_capacity(logits.rows());
+        let mut ends = Vec::with_capacity(work.len());
+        for planned in work {
+            samplers.resize(samplers.len() + planned.logits, None);
+            if let Some(last) = samplers.last_mut().filter(|_| planned.work.samples) {
+                *last = self.sampler(planned);
+            }
+            ends.push(samplers.len());
+        }
+        let all = crate::draw(self.model, logits, &samplers)?;
+        let (mut tokens, mut rows) = (Vec::with_capacity(work.len()), Vec::new());
+        for (planned, end) in work.iter().zip(ends) {
+            let token = end.checked_sub(1).and_then(|last| all[last]);
+            let token = token.filter(|_| planned.work.samples);
+            if token.is_none() {
+                rows.extend(end - planned.logits..end);
+            }
+            tokens.push(token);
+        }
+        let rest = match rows.len() {
+            0 => Tensor::from_vec([0, logits.cols()], Vec::new())?,
+            n if n == logits.rows() => logits.to_device(&here)?,
+            _ => self.model.compute().gather_rows(logits, &rows)?.to_device(&here)?,
+        };
+        Ok(Drawn { tokens, logits: rest })
+    }
+
+    /// The sampler of a sequence whose next token may be drawn anywhere. The first token comes from a row that serves
+    /// all answers, and prompts that are scored need all of their rows.
+    fn sampler(&self, planned: &Planned) -> Option<&Sampler> {
+        let active = self.requests.get(&planned.work.request)?;
+        if !active.forked || planned.every || matches!(active.request.search, Search::Beam { .. }) {
+            return None;
+        }
+        let (_, answer) = active.growing.iter().find(|(seq, _)| *seq == planned.work.seq)?;
+        answer.sampler(&active.request)
     }
 
     /// Notes how probable the tokens of a prompt were that follow the rows of `work`.
@@ -116,14 +185,38 @@ impl Worker<'_> {
                 None if !compared => None,
                 wanted => Some(logprobs(logits, token, wanted.unwrap_or(0))?),
             };
-            let grown = answer.grow(request, self.tokenizer, token, found)?;
-            self.timed(id, seq);
-            let Some(active) = self.requests.get_mut(&id) else { return Ok(()) };
-            let finished = active.grew(seq, grown)?;
-            self.totals.tokens.generated += 1;
-            self.after(id, seq, token, finished)?;
+            self.grow(id, seq, token, found)?;
         }
         Ok(())
+    }
+
+    /// Takes a token that was drawn where the logits lie.
+    fn take_drawn(&mut self, id: RequestId, seq: SeqId, token: u32) -> Result<(), GenerationError> {
+        let Some(active) = self.requests.get_mut(&id) else { return Ok(()) };
+        if let Some((_, answer)) = active.growing.iter_mut().find(|(s, _)| *s == seq) {
+            answer.drawn(token);
+        }
+        self.grow(id, seq, token, None)
+    }
+
+    /// Appends a token to an answer; `found` is how probable it was, where that is asked for or compared.
+    fn grow(
+        &mut self,
+        id: RequestId,
+        seq: SeqId,
+        token: u32,
+        found: Option<TokenLogprobs>,
+    ) -> Result<(), GenerationError> {
+        let Some(active) = self.requests.get_mut(&id) else { return Ok(()) };
+        let Some((_, answer)) = active.growing.iter_mut().find(|(s, _)| *s == seq) else {
+            return Ok(());
+        };
+        let grown = answer.grow(&active.request, self.tokenizer, token, found)?;
+        self.timed(id, seq);
+        let Some(active) = self.requests.get_mut(&id) else { return Ok(()) };
+        let finished = active.grew(seq, grown)?;
+        self.totals.tokens.generated += 1;
+        self.after(id, seq, token, finished)
     }
 
     /// Tells whoever watches how long a token took.

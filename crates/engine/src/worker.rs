@@ -88,7 +88,7 @@ impl<'m> Worker<'m> {
             totals: Totals::default(),
             hasher,
             batch: Batch::new(),
-            outputs: Outputs::default(),
+            outputs: Outputs { on_device: true, ..Outputs::default() },
             scratch: Vec::new(),
             work: Vec::new(),
         })
@@ -295,9 +295,9 @@ impl<'m> Worker<'m> {
         }
     }
 
-    /// The logits of the step's rows. If the model cannot compute them all, each sequence is computed
-    /// for itself and those that fail are ended; there are no logits then, and the others' rows are
-    /// computed once more by the next step.
+    /// The logits of the step's rows, on the model's device. If the model cannot compute them all, each
+    /// sequence is computed for itself and those that fail are ended; there are no logits then, and the
+    /// others' rows are computed once more by the next step.
     fn forward(&mut self) -> Option<Tensor> {
         let mut cache = self.storage.with(self.scheduler.kv());
         let error = match self.model.forward(&self.batch, &mut cache, &self.outputs) {

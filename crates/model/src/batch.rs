@@ -214,6 +214,9 @@ pub struct Outputs {
     pub logits: Vec<usize>,
     /// Rows whose hidden states after the last norm are wanted.
     pub hidden: Vec<usize>,
+    /// Whether logits stay where the model runs: for [`Compute::draw`](tensor::Compute::draw), which spares a GPU's
+    /// user to bring them here.
+    pub on_device: bool,
 }
 
 impl Outputs {
@@ -221,12 +224,12 @@ impl Outputs {
     pub fn last_logits(batch: &Batch) -> Self {
         let mut logits: Vec<usize> = batch.last.iter().map(|&(_, row)| row).collect();
         logits.sort_unstable();
-        Self { logits, hidden: Vec::new() }
+        Self { logits, ..Self::default() }
     }
 
     /// The logits of every row.
     pub fn all_logits(batch: &Batch) -> Self {
-        Self { logits: (0..batch.len()).collect(), hidden: Vec::new() }
+        Self { logits: (0..batch.len()).collect(), ..Self::default() }
     }
 
     /// All rows of which something is wanted, ascending, into `rows`.
@@ -241,7 +244,8 @@ impl Outputs {
 /// What a forward returns.
 #[derive(Clone, Debug)]
 pub struct Forward {
-    /// `[outputs.logits.len(), vocab_size]`, rows in the order asked.
+    /// `[outputs.logits.len(), vocab_size]`, rows in the order asked; on the model's device if
+    /// [`Outputs::on_device`].
     pub logits: Tensor,
     /// `[outputs.hidden.len(), hidden_size]`, rows in the order asked.
     pub hidden: Tensor,

@@ -288,7 +288,8 @@ impl Model {
             Some(noted.to)
         });
         let mut tap = tap;
-        let results = self.compute.step(&self.steps, inputs, |compute| {
+        let stay = [false, outputs.on_device];
+        let results = self.compute.step(&self.steps, inputs, stay, |compute| {
             // By hand: a closure cannot give away what it borrows for longer than a call.
             let tap: Option<&mut dyn Tap> = match &mut tap {
                 Some(tap) => Some(&mut **tap),
@@ -330,7 +331,7 @@ impl Model {
         let positions: Vec<u32> = lengths.iter().flat_map(|&n| 0..n as u32).collect();
         let types = vec![0; tokens.len()];
         let input = EncoderInput { tokens: &tokens, positions: &positions, types: &types };
-        let [states] = self.compute.step(&self.steps, None, |compute| {
+        let [states] = self.compute.step(&self.steps, None, [false], |compute| {
             let ops = &mut Eager::bidirectional(compute, &lengths, None);
             Ok::<_, Error>([Some(encoder.hidden(ops, input)?)])
         })?;

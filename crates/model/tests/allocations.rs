@@ -34,7 +34,8 @@ fn a_decode_step_allocates_nothing() {
     for (threads, dtype) in [(1, DType::F16), (2, DType::F16), (2, DType::Q8_0)] {
         let model = bard().with_compute(Compute::cpu().with_threads(threads));
         let mut cache = model.new_cache(dtype, 256).unwrap();
-        let (mut batch, outputs) = (Batch::new(), Outputs { logits: vec![0], hidden: vec![] });
+        let (mut batch, outputs) =
+            (Batch::new(), Outputs { logits: vec![0], ..Default::default() });
         let mut prompt = Batch::new();
         prompt.extend(SEQ, &[1; 100]);
         model.forward(&prompt, &mut cache, &Outputs::last_logits(&prompt)).unwrap();

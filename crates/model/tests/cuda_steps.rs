@@ -4,11 +4,21 @@
 
 mod common;
 
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
 use common::{decoders, fixture, gpu};
 use model::{Batch, Model, Outputs, Repack};
 use paged_kv::{CacheSalt, KvCacheConfig, KvCacheManager, PagedStorage};
 use tensor::kv::{KvCache, SeqId};
 use tensor::{DType, Device};
+
+/// One test at a time: a capture fails (and is tried again) where another thread has taken the memory that the step
+/// before it left, and these tests count captures.
+static ALONE: Mutex<()> = Mutex::new(());
+
+fn alone() -> MutexGuard<'static, ()> {
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// The same model with graphs and without.
 fn both(path: &std::path::Path) -> Option<[Model; 2]> {
@@ -39,6 +49,7 @@ fn batch(sequences: impl IntoIterator<Item = u64>, salt: u32) -> Batch {
 /// Sequences of different lengths that come and go, each token's logits as a server asks for them.
 #[test]
 fn every_decoder_repeats_its_steps() {
+    let _alone = alone();
     for folder in decoders() {
         let Some(models) = both(&folder) else { return };
         let config = &models[0].decoder().unwrap().config;
@@ -86,6 +97,7 @@ fn every_decoder_repeats_its_steps() {
 /// Over blocks of four slots, and past 256 and 512 positions, where the attention is split otherwise.
 #[test]
 fn a_graph_serves_lengths_up_to_a_power_of_two() {
+    let _alone = alone();
     let Some(models) = both(&fixture("arch/qwen3")) else { return };
     let layout = models[0].decoder().unwrap().config.kv_layout(DType::F16);
     let config = KvCacheConfig { block_size: 4, blocks: 300, ..Default::default() };
@@ -129,6 +141,7 @@ fn a_graph_serves_lengths_up_to_a_power_of_two() {
 /// The same launches on other results are other steps.
 #[test]
 fn what_is_wanted_of_a_step_is_told_apart() {
+    let _alone = alone();
     let Some(models) = both(&fixture("arch/qwen3")) else { return };
     let [mut a, mut b] = models.each_ref().map(|m| m.new_cache(DType::F32, 128).unwrap());
     let mut prompt = Batch::new();
@@ -146,8 +159,35 @@ fn what_is_wanted_of_a_step_is_told_apart() {
     for i in 0..18 {
         let [logits, hidden] = wanted[i % wanted.len()].map(<[usize]>::to_vec);
         let batch = batch([0, 1], i as u32);
-        step(&models, [&mut a, &mut b], &batch, &Outputs { logits, hidden });
+        step(&models, [&mut a, &mut b], &batch, &Outputs { logits, hidden, ..Default::default() });
     }
     let counts = models[0].step_counts();
     assert_eq!((counts.captured, counts.replayed, counts.failed), (6, 6, 0), "{counts:?}");
+}
+
+/// Logits that stay on the device are those that come to the host, and no later step writes to them.
+#[test]
+fn results_that_stay_are_kept() {
+    let _alone = alone();
+    let Some(models) = both(&fixture("arch/qwen3")) else { return };
+    let [mut a, mut b] = models.each_ref().map(|m| m.new_cache(DType::F16, 128).unwrap());
+    let mut prompt = Batch::new();
+    prompt.extend(SeqId(0), &[9; 33]);
+    prompt.extend(SeqId(1), &[8; 33]);
+    step(&models, [&mut a, &mut b], &prompt, &Outputs::default());
+    let mut kept = Vec::new();
+    for i in 0..6 {
+        let batch = batch([0, 1], i);
+        let here = Outputs::all_logits(&batch);
+        let there = Outputs { on_device: true, ..here.clone() };
+        let stays = models[0].forward(&batch, &mut a, &there).unwrap().logits;
+        assert_eq!(stays.device(), Device::Cuda(0));
+        kept.push((stays, models[1].forward(&batch, &mut b, &here).unwrap().logits));
+    }
+    for (stays, here) in kept {
+        let stays = stays.to_device(&Device::Cpu).unwrap();
+        assert_eq!(stays.as_f32().unwrap(), here.as_f32().unwrap());
+    }
+    let counts = models[0].step_counts();
+    assert_eq!((counts.captured, counts.replayed, counts.failed), (1, 4, 0), "{counts:?}");
 }

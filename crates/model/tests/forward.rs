@@ -27,7 +27,8 @@ fn only_the_rows_asked_for_come_back() {
         let batch = batch_of(A, &ids);
         let new = || model.new_cache(DType::F32, ids.len()).unwrap();
         let everything = (0..ids.len()).collect::<Vec<_>>();
-        let outputs = Outputs { logits: everything.clone(), hidden: everything };
+        let outputs =
+            Outputs { logits: everything.clone(), hidden: everything, ..Default::default() };
         let full = model.forward(&batch, &mut new(), &outputs).unwrap();
         for (logits, hidden) in [
             (vec![39], vec![]),
@@ -37,7 +38,7 @@ fn only_the_rows_asked_for_come_back() {
             (vec![], vec![]),
         ] {
             let mut cache = new();
-            let outputs = Outputs { logits, hidden };
+            let outputs = Outputs { logits, hidden, ..Default::default() };
             let part = model.forward(&batch, &mut cache, &outputs).unwrap();
             for (part, full, rows) in [
                 (&part.logits, &full.logits, &outputs.logits),
@@ -111,7 +112,7 @@ fn what_cannot_be_computed_is_refused_and_leaves_the_cache_alone() {
     let mut batch = batch_of(A, &[1]);
     batch.push(Row { token: 1, seq: B, parent: Some(0) });
     assert!(matches!(refuse(&batch, none), Error::InvalidParent { row: 1, parent: 0 }));
-    let missing = Outputs { logits: vec![], hidden: vec![1] };
+    let missing = Outputs { hidden: vec![1], ..Default::default() };
     let error = refuse(&batch_of(A, &[1]), &missing);
     assert!(matches!(error, Error::NoSuchRow { row: 1, rows: 1 }));
 

@@ -86,6 +86,33 @@ impl Sampler {
         }
     }
 
+    /// The parameters and the random number of the next token, for a device that draws it from logits which lie
+    /// there; tell of the token by [`drawn`](Self::drawn). `None` where a step of the chain is not one of temperature,
+    /// top-k, top-p and min-p: history and biases are known here alone.
+    ///
+    /// ```
+    /// use sampling::{Sampler, SamplingParams};
+    /// let mut sampler = Sampler::new(SamplingParams { seed: Some(3), ..Default::default() })?;
+    /// let (_, uniform) = sampler.next_draw().unwrap();
+    /// // What a device does with equal logits of four tokens.
+    /// let token = (4.0 * uniform) as u32;
+    /// assert_eq!(token, sampler.clone().next_token(&[0.0; 4])?);
+    /// sampler.drawn(token);
+    /// assert_ne!(uniform, sampler.next_draw().unwrap().1);
+    /// # Ok::<(), sampling::SamplingError>(())
+    /// ```
+    pub fn next_draw(&self) -> Option<(&SamplingParams, f64)> {
+        let p = &self.params;
+        let elsewhere = !p.penalises() && p.logit_bias.is_empty() && p.typical_p == 1.0;
+        elsewhere.then(|| (p, uniform(&mut self.rng.clone())))
+    }
+
+    /// Tells that `token` was drawn with the number of [`next_draw`](Self::next_draw).
+    pub fn drawn(&mut self, token: u32) {
+        self.uniform();
+        self.accept(token);
+    }
+
     /// Takes back the last `n` accepted tokens, as when a draft is rejected. The random numbers that
     /// were drawn stay drawn.
     ///
@@ -212,7 +239,7 @@ impl Sampler {
 
     /// A number from [0, 1) with 53 random bits; each call consumes one word of the generator.
     pub fn uniform(&mut self) -> f64 {
-        (self.rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
+        uniform(&mut self.rng)
     }
 
     /// One draw from a distribution. The history is not touched.
@@ -250,6 +277,10 @@ impl Sampler {
         self.accept(token);
         Ok(token)
     }
+}
+
+fn uniform(rng: &mut ChaCha12Rng) -> f64 {
+    (rng.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
 }
 
 /// The most probable token, the lowest id among equals.

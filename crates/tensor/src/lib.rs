@@ -44,7 +44,7 @@ pub use cpu_kernels::rope::RopeLayout;
 pub use cpu_kernels::{Isa, Profile, ThreadPool};
 pub use device::{Device, DeviceInfo, DeviceProfile};
 pub use error::Error;
-pub use ops::{Activation, AttentionRow, AttentionSpec, Rope};
+pub use ops::{Activation, AttentionRow, AttentionSpec, Draw, Rope};
 pub use shape::Shape;
 pub use steps::{StepCounts, StepInputs, Steps};
 pub use storage::InterleavedBytes;

@@ -132,9 +132,10 @@ impl Compute {
         None
     }
 
-    /// Computes a step and brings its results to this machine's memory. `work` is called with what to compute
-    /// with: once, or twice, or not at all where `inputs` are those of a graph. Whatever it takes from the host
-    /// is in `inputs`; if it writes anything but its results, then that which it wrote before.
+    /// Computes a step and brings its results to this machine's memory, but for those that `stay` on the device.
+    /// `work` is called with what to compute with: once, or twice, or not at all where `inputs` are those of a
+    /// graph. Whatever it takes from the host is in `inputs`; if it writes anything but its results, then that which it
+    /// wrote before.
     ///
     /// # Errors
     /// Those of `work`.
@@ -142,6 +143,7 @@ impl Compute {
         &self,
         steps: &Steps,
         inputs: Option<StepInputs>,
+        stay: [bool; N],
         mut work: impl FnMut(&Compute) -> Result<[Option<Tensor>; N], E>,
     ) -> Result<[Option<Tensor>; N], E> {
         #[cfg(feature = "cuda")]
@@ -152,20 +154,23 @@ impl Compute {
         }
         #[cfg(feature = "cuda")]
         if let (Some(gpu), Some(inputs)) = (self.gpu(), inputs) {
-            return gpu.step(self, &steps.graphs, &inputs.lists, &mut work);
+            return gpu.step(self, &steps.graphs, &inputs.lists, stay, &mut work);
         }
         #[cfg(not(feature = "cuda"))]
         let _ = (steps, inputs);
-        on_host(work(self)?).map_err(E::from)
+        on_host(work(self)?, stay).map_err(E::from)
     }
 }
 
-/// The results in this machine's memory.
+/// The results in this machine's memory, but for those that `stay`.
 pub(crate) fn on_host<const N: usize>(
     mut results: [Option<Tensor>; N],
+    stay: [bool; N],
 ) -> Result<[Option<Tensor>; N]> {
-    for result in results.iter_mut().flatten() {
-        *result = result.to_device(&Device::Cpu)?;
+    for (result, stays) in results.iter_mut().zip(stay) {
+        if let Some(result) = result.as_mut().filter(|_| !stays) {
+            *result = result.to_device(&Device::Cpu)?;
+        }
     }
     Ok(results)
 }

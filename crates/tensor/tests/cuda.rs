@@ -5,14 +5,8 @@ use tensor::{Compute, DType, Device, Tensor};
 
 #[test]
 fn tensors_travel_to_the_device_and_back() {
-    let device = match Device::Cuda(0).available() {
-        Ok(device) => device,
-        Err(why) => {
-            assert!(std::env::var_os("REQUIRE_GPU").is_none(), "REQUIRE_GPU is set, but {why}");
-            println!("skipped: no GPU ({why})");
-            return;
-        }
-    };
+    let found = Device::Cuda(0).available().map_err(testkit::skip_without_gpu);
+    let Ok(device) = found else { return };
     let t = Tensor::from_vec([4, 32], (0..128).map(|i| i as f32).collect()).unwrap();
     for dtype in [DType::F32, DType::F16, DType::Q8_0] {
         let host = t.to_dtype(dtype).unwrap();

@@ -21,6 +21,15 @@ pub fn workspace() -> PathBuf {
         .to_owned()
 }
 
+/// Prints why a test is skipped that needs a GPU.
+///
+/// # Panics
+/// Where the variable `REQUIRE_GPU` is set.
+pub fn skip_without_gpu(why: impl std::fmt::Display) {
+    assert!(std::env::var_os("REQUIRE_GPU").is_none(), "REQUIRE_GPU is set, but {why}");
+    println!("skipped: no GPU ({why})");
+}
+
 /// A file or folder of the reference data that lies in `shared` beside the workspace, or where
 /// `INFINITY_SHARED` says.
 ///

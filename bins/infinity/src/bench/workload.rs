@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use model::{Batch, Model, Outputs};
+use sampling::{Sampler, SamplingParams};
 use tensor::DType;
 use tensor::kv::{KvCache, SeqId};
 
@@ -104,13 +105,18 @@ impl<'a> Decoding<'a> {
 
     fn decode(&mut self, steps: usize) -> Result<Duration> {
         let ids = tokens(self.model, steps);
+        // What one draws with where the logits lie on a GPU.
+        let greedy = Sampler::new(SamplingParams::greedy())?;
+        let samplers = vec![Some(&greedy); self.sequences];
         let start = Instant::now();
         for id in ids {
             let mut batch = Batch::new();
             for seq in 0..self.sequences {
                 batch.extend(SeqId(seq as u64), &[id]);
             }
-            self.model.forward(&batch, &mut self.cache, &Outputs::all_logits(&batch))?;
+            let outputs = Outputs { on_device: true, ..Outputs::all_logits(&batch) };
+            let logits = self.model.forward(&batch, &mut self.cache, &outputs)?.logits;
+            engine::draw(self.model, &logits, &samplers)?;
         }
         let took = start.elapsed();
         for seq in 0..self.sequences {

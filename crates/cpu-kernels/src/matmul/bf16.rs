@@ -7,6 +7,8 @@
 //! - f32 products of the same numbers.
 
 #[cfg(target_arch = "x86_64")]
+mod groups;
+#[cfg(target_arch = "x86_64")]
 pub(super) mod interleaved;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod tiles;

@@ -93,6 +93,10 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         both!(_mm256_add_epi32, a, b)
     }
     #[inline(always)]
+    fn sub_bytes(self, a: I, b: I) -> I {
+        both!(_mm256_sub_epi8, a, b)
+    }
+    #[inline(always)]
     fn max_i(self, a: I, b: I) -> I {
         both!(_mm256_max_epi32, a, b)
     }

@@ -99,6 +99,11 @@ impl<const TILES: bool, const BF16: bool> Simd for Avx512<TILES, BF16> {
         unsafe { _mm512_add_epi32(a, b) }
     }
     #[inline(always)]
+    fn sub_bytes(self, a: __m512i, b: __m512i) -> __m512i {
+        // SAFETY: `self` proves AVX-512.
+        unsafe { _mm512_sub_epi8(a, b) }
+    }
+    #[inline(always)]
     fn max_i(self, a: __m512i, b: __m512i) -> __m512i {
         // SAFETY: `self` proves AVX-512.
         unsafe { _mm512_max_epi32(a, b) }

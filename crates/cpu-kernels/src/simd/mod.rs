@@ -49,6 +49,8 @@ pub(crate) trait Simd: Copy {
     fn or(self, a: Self::I, b: Self::I) -> Self::I;
     fn xor(self, a: Self::I, b: Self::I) -> Self::I;
     fn add_i(self, a: Self::I, b: Self::I) -> Self::I;
+    /// Bytes less bytes.
+    fn sub_bytes(self, a: Self::I, b: Self::I) -> Self::I;
     /// The larger, signed.
     fn max_i(self, a: Self::I, b: Self::I) -> Self::I;
     /// The largest lane, signed.

@@ -67,6 +67,12 @@ impl Simd for Portable {
         zip(a, b, u32::wrapping_add)
     }
     #[inline(always)]
+    fn sub_bytes(self, a: I, b: I) -> I {
+        // Bits that are borrowed do not leave their byte.
+        const HIGH: u32 = 0x8080_8080;
+        zip(a, b, |a, b| (a | HIGH).wrapping_sub(b & !HIGH) ^ ((a ^ !b) & HIGH))
+    }
+    #[inline(always)]
     fn max_i(self, a: I, b: I) -> I {
         let mut out = a;
         for (out, b) in out.iter_mut().zip(b) {

@@ -10,7 +10,7 @@ mod rows;
 use blocks::DType;
 
 use rows::PIECE;
-pub use rows::{AttentionRow, Rows, RowsKind};
+pub use rows::{AttentionRow, RowLists, Rows, RowsKind};
 
 use super::int;
 use crate::source::{ATTENTION_DECODE, ATTENTION_PREFILL};
@@ -138,9 +138,9 @@ fn check(
     let floats = rows.plan.rows * shape.n_heads * shape.head_dim * 4;
     let slot =
         shape.cache.block_bytes() * (shape.head_dim / shape.cache.block_len()) * shape.n_kv_heads;
-    let cache = rows.plan.slots.saturating_mul(slot);
+    let cache = rows.slots.saturating_mul(slot);
     // Kernels count the heads of all slots in an int.
-    int(OP, rows.plan.slots.saturating_mul(shape.n_kv_heads))?;
+    int(OP, rows.slots.saturating_mul(shape.n_kv_heads))?;
     Ok(Checked([
         q.arg(OP, "q", floats, 16)?,
         keys.arg(OP, "keys", cache, 16)?,
@@ -189,7 +189,7 @@ pub fn attention_with(
 }
 
 /// Attention without a cache, in both directions: every row of `q`, `k`, `v` (f32 `[rows, heads * head_dim]`, several
-/// sequences behind each other, `rows` from [`Rows::bidirectional`]) sees all rows of its own sequence. The
+/// sequences behind each other, `rows` from [`RowLists::bidirectional`]) sees all rows of its own sequence. The
 /// shape's window and type of cache are not looked at.
 ///
 /// # Errors

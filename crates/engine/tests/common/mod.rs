@@ -32,7 +32,11 @@ pub(crate) fn engine_observed(config: EngineConfig, observer: Arc<dyn Observer>)
 }
 
 fn open(path: PathBuf) -> (Model, Arc<Tokenizer>) {
-    let model = Model::open_with(&path, Compute::cpu().with_threads(2), model::Repack::Never);
+    open_on(path, Compute::cpu().with_threads(2))
+}
+
+pub(crate) fn open_on(path: PathBuf, compute: Compute) -> (Model, Arc<Tokenizer>) {
+    let model = Model::open_with(&path, compute, model::Repack::Never);
     // Of models that have none, words do not matter.
     (model.unwrap(), Arc::new(Tokenizer::from_path(bard()).unwrap()))
 }

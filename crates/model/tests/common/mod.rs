@@ -49,14 +49,7 @@ pub fn open(folder: &Path) -> Model {
 
 /// What to compute with on `cuda:0`; without it says so, and fails where `REQUIRE_GPU` is set.
 pub fn gpu() -> Option<Compute> {
-    match Compute::on(Device::Cuda(0)) {
-        Ok(compute) => Some(compute),
-        Err(why) => {
-            assert!(std::env::var_os("REQUIRE_GPU").is_none(), "REQUIRE_GPU is set, but {why}");
-            println!("skipped: no GPU ({why})");
-            None
-        }
-    }
+    Compute::on(Device::Cuda(0)).map_err(testkit::skip_without_gpu).ok()
 }
 
 /// The token ids of a folder's reference.

@@ -31,10 +31,14 @@ pub(crate) fn gpu(ordinal: usize) -> Result<Gpu> {
     Ok(gpu)
 }
 
-/// Makes a device the GPU of this number.
-#[cfg(all(test, feature = "cuda-emulator"))]
-pub(crate) fn replace(ordinal: usize, gpu: Gpu) {
-    OPEN.lock().unwrap_or_else(PoisonError::into_inner).insert(ordinal, gpu);
+#[cfg(feature = "cuda-emulator")]
+impl super::Device {
+    /// Makes a GPU the device of this number, in place of what the driver shows: for tests of devices
+    /// that fail.
+    pub fn emulated(ordinal: usize, gpu: Gpu) -> Self {
+        OPEN.lock().unwrap_or_else(PoisonError::into_inner).insert(ordinal, gpu);
+        Self::Cuda(ordinal)
+    }
 }
 
 /// The emulator, if it is asked for and has this number.

@@ -13,6 +13,7 @@ macro_rules! on_gpu {
 mod attention;
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+mod draw;
 mod elementwise;
 mod linear;
 mod norm;
@@ -20,6 +21,7 @@ mod rope;
 mod rows;
 
 pub use attention::{AttentionRow, AttentionSpec};
+pub use draw::Draw;
 pub use elementwise::Activation;
 pub use rope::Rope;
 

@@ -7,6 +7,7 @@
 
 use super::super::run::Limits;
 use super::super::{DisjointMut, Job, Layout, Piece, Scratch};
+use super::groups::{self, BLOCK, Group, MANY, shape};
 use super::{K, Round};
 use crate::ThreadPool;
 use crate::amx::{TileConfig, tile};
@@ -15,13 +16,6 @@ use crate::simd::{self, CACHE_LINE, LANES, Op, Simd, dispatch, dispatch_tiles};
 use blocks::DType;
 use bytemuck::Zeroable;
 use std::ops::Range;
-
-/// Steps of k in a block: of two groups of rows, a block stays in the first-level cache while the
-/// activations pass through it two groups after the other; of these, it stays in the second-level one.
-const BLOCK: usize = 8;
-
-/// The most weight rows and activations of a piece: their sums stay in the second-level cache.
-const PIECE: [usize; 2] = [256, 512];
 
 /// Groups of rows that go by together where activations are few: one stream alone does not keep memory
 /// busy.
@@ -50,38 +44,24 @@ fn few(job: &Job<'_>) -> bool {
 pub(in crate::matmul) fn limits(job: &Job<'_>) -> Limits {
     match few(job) {
         true => Limits::streams(STREAMS * LANES),
-        false => Limits { rows: [2 * LANES, PIECE[0]], ..Limits::panels(PIECE[1]) },
+        false => MANY,
     }
 }
 
 /// Rounds the activations of a product: `[group][step][activation][k]`, groups of 16 or of all there are.
 pub(in crate::matmul) fn pack(pool: &ThreadPool, job: &Job<'_>, to: &mut Vec<Step>) {
-    let (width, steps) = (job.m.min(LANES), job.cols / K);
-    let groups = job.m.div_ceil(width);
-    to.resize(groups * steps * width, Step::zeroed());
-    let out = &DisjointMut::new(to);
-    pool.run(groups, |g| {
-        // SAFETY: each group is written once.
-        let to = unsafe { out.slice_mut(g * steps * width..(g + 1) * steps * width) };
-        let acts = g * width..job.m.min((g + 1) * width);
-        dispatch(job.isa, Pack { job, acts, width, to });
-    });
+    groups::pack(pool, job, to, |group| dispatch(job.isa, Rounded(group)));
 }
 
-/// Rounds up to sixteen activations; those that are missing become zeros.
-struct Pack<'a> {
-    job: &'a Job<'a>,
-    acts: Range<usize>,
-    width: usize,
-    to: &'a mut [Step],
-}
+/// Rounds a group; activations that are missing become zeros.
+struct Rounded<'a>(Group<'a>);
 
-impl Op for Pack<'_> {
+impl Op for Rounded<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Pack { job, acts, width, to } = self;
+        let Group { job, acts, width, to } = self.0;
         for line in 0..width {
             let to = to[line..].iter_mut().step_by(width);
             if acts.start + line < acts.end {
@@ -114,7 +94,7 @@ impl Op for InterleavedPiece<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
         let InterleavedPiece { job, x, piece, .. } = &self;
-        let (width, steps) = (job.m.min(LANES), job.cols / K);
+        let [width, steps] = shape(job);
         let acts = (width as u8, LINE as u16);
         let weights = (16, LINE as u16);
         let config = TileConfig::new([acts, acts, acts, acts, acts, acts, weights, weights]);

@@ -13,6 +13,7 @@
 use super::super::rows::{Step, prefetch};
 use super::super::run::Limits;
 use super::super::{DisjointMut, Job, Layout, Piece, Scratch};
+use super::groups::{self, BLOCK, Group, MANY, shape};
 use super::{K, Round, unpack};
 use crate::ThreadPool;
 use crate::amx::{TileConfig, tile};
@@ -20,14 +21,6 @@ use crate::simd::{self, CACHE_LINE, LANES, Op, Simd, Tile, dispatch, dispatch_ti
 use blocks::DType;
 use bytemuck::Zeroable;
 use std::ops::Range;
-
-/// Steps of k in a block: two unpacked tiles of rows stay in the first-level cache while two groups of
-/// activations after the other pass through it, and a block of all activations of a piece stays in
-/// the second-level one.
-const BLOCK: usize = 8;
-
-/// The most weight rows and activations of a piece: their sums stay in the second-level cache.
-const PIECE: [usize; 2] = [256, 512];
 
 /// A product whose activations lie as tiles.
 struct Tiled<'a> {
@@ -41,31 +34,17 @@ struct Tiled<'a> {
     out: &'a DisjointMut<'a, f32>,
 }
 
-/// Activations of a group and steps of k.
-fn shape(job: &Job<'_>) -> [usize; 2] {
-    [job.m.min(LANES), job.cols.div_ceil(K)]
-}
-
 /// The pieces that such a product can be cut into: pairs of tiles of weight rows.
 pub(in crate::matmul) fn limits(job: &Job<'_>) -> Limits {
     match streams(job) {
         true => Limits::streams(2 * LANES),
-        false => Limits { rows: [2 * LANES, PIECE[0]], ..Limits::panels(PIECE[1]) },
+        false => MANY,
     }
 }
 
 /// Makes tiles of the activations of a product: `[group][step][pair of k][activation]`.
 pub(in crate::matmul) fn pack(pool: &ThreadPool, job: &Job<'_>, to: &mut Vec<Step>) {
-    let [width, steps] = shape(job);
-    let groups = job.m.div_ceil(width);
-    to.resize(groups * steps * width, Step::zeroed());
-    let out = &DisjointMut::new(to);
-    pool.run(groups, |g| {
-        // SAFETY: each group is written once.
-        let to = unsafe { out.slice_mut(g * steps * width..(g + 1) * steps * width) };
-        let acts = g * width..job.m.min((g + 1) * width);
-        dispatch(job.isa, Pack { job, acts, width, to });
-    });
+    groups::pack(pool, job, to, |group| dispatch(job.isa, Interleave(group)));
 }
 
 /// A piece of the product with activations that [`pack`] made.
@@ -89,20 +68,15 @@ fn streams(job: &Job<'_>) -> bool {
         && job.cols.is_multiple_of(K)
 }
 
-/// Rounds up to sixteen activations and interleaves their pairs of k.
-struct Pack<'a> {
-    job: &'a Job<'a>,
-    acts: Range<usize>,
-    width: usize,
-    to: &'a mut [Step],
-}
+/// Rounds a group and interleaves its pairs of k.
+struct Interleave<'a>(Group<'a>);
 
-impl Op for Pack<'_> {
+impl Op for Interleave<'_> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        let Pack { job, acts, width, to } = self;
+        let Group { job, acts, width, to } = self.0;
         let steps = to.len() / width;
         let mut own = Scratch::take();
         let rounded = &mut own.panel;

@@ -9,6 +9,8 @@
 //! split into two bytes: two products of tiles sum all 256 of k, and their sums are put together
 //! once. Else the sums of each 32 of k are scaled apart.
 
+mod few;
+
 use super::activations::ActivationBlock;
 use super::sweep::add_block;
 use super::{Format, Int8Group, Int8Piece, SPAN, Scales};
@@ -24,7 +26,7 @@ use std::marker::PhantomData;
 #[repr(align(64))]
 pub(crate) struct TileBuffers {
     /// A group's weights as signed or unsigned bytes: upper parts of the products with the scales,
-    /// then lower parts.
+    /// then lower parts. Or, where scales stay apart, bytes of one span, and of [another](few).
     planes: [[Line; SPAN / 4]; 2],
     /// Sums of 16 activations (a line each) by 16 rows: four of one block and four of the next, or eight of one.
     sums: [FourSums; 2],
@@ -77,9 +79,12 @@ fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
     // SAFETY: `S::TILES` and a value of `S` prove that the process may use AMX.
     let _registers = unsafe { config.load() };
     let tiles = Tiles::<S, F> { s, format: PhantomData };
+    let n = piece.acts.len().next_multiple_of(LANES);
+    if n <= FEW && few::fits::<F>(job) {
+        return few::run(&tiles, work);
+    }
     let mut own = Scratch::take();
     let scratch = &mut *own;
-    let n = piece.acts.len().next_multiple_of(LANES);
     let groups = piece.rows.len().div_ceil(LANES);
     let spans = job.cols.div_ceil(SPAN);
     let sums = scratch.sums.zeroed(groups * n);
@@ -233,9 +238,9 @@ impl<S: Simd, F: Format> Tiles<S, F> {
                 self.add_per_32(group, subs, tiles, quarter, acts, sums, &mut totals);
             }
             if let Some(Block { acts, .. }) = block {
-                // SAFETY: the registers are configured as `PER_32`; planes and sums are as long
-                // as the tiles, and there are 16 activations, whose words come first.
-                unsafe { multiply_2_times_32(quarter, acts, buffers) };
+                let TileBuffers { planes, sums } = buffers;
+                // SAFETY: the registers are configured as `PER_32`, and there are 16 activations.
+                unsafe { multiply_2_times_32(quarter, acts, &planes[0], sums) };
             }
         }
     }
@@ -522,11 +527,16 @@ const QUARTERS: usize = SPAN / 64;
 /// # Safety
 /// Tile registers are configured as `PER_32`, and there are 16 activations.
 #[inline(always)]
-unsafe fn multiply_2_times_32(quarter: usize, acts: &[ActivationBlock], buffers: &mut TileBuffers) {
+unsafe fn multiply_2_times_32(
+    quarter: usize,
+    acts: &[ActivationBlock],
+    plane: &[Line; SPAN / 4],
+    sums: &mut [FourSums; 2],
+) {
     debug_assert_eq!(acts.len(), LANES);
     let a = acts.as_ptr().cast::<u8>().wrapping_add(64 * quarter);
-    let w = buffers.planes.as_ptr().cast::<u8>().wrapping_add(1024 * quarter);
-    let c = buffers.sums.as_flattened_mut()[2 * quarter..].as_mut_ptr();
+    let w = plane[16 * quarter..][..16].as_ptr();
+    let c = sums.as_flattened_mut()[2 * quarter..][..2].as_mut_ptr();
     // SAFETY: the caller's promise. Rows of activations are `STRIDE` apart and begin with 256
     // bytes; a tile of weights is 8 lines; two tiles of sums are written.
     unsafe {

@@ -2,7 +2,7 @@
 //! heads of Llama 3 8B, 32 of queries and 8 of keys and values, each of 128 elements.
 
 use blocks::DType;
-use cuda_kernels::ops::attention::{self as attend, AttentionRow, AttentionShape, Rows};
+use cuda_kernels::ops::attention::{self as attend, AttentionRow, AttentionShape, RowLists};
 use cuda_kernels::ops::rope::{self as turn, Heads, KvSlots, RopeLayout, Rotation};
 use cuda_kernels::ops::rows::{self as pick, Table};
 use cuda_kernels::{Gpu, Result};
@@ -47,7 +47,7 @@ pub(super) fn decode(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
             let blocks = tables.len() / sequences;
             let rows: Vec<AttentionRow> =
                 (0..sequences).map(|s| AttentionRow::new(s * blocks, positions)).collect();
-            let rows = Rows::new(&gpu, BLOCK, &rows, &tables, &[])?;
+            let rows = RowLists::new(BLOCK, &rows, &tables, &[])?.upload(&gpu)?;
             let side = side(cache, tables.len() * BLOCK);
             let (keys, values) = (Turns::new(&gpu, side, full)?, Turns::new(&gpu, side, full)?);
             let floats = 4 * sequences * Q_WIDTH;
@@ -73,7 +73,7 @@ pub(super) fn prefill(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
             let tables = tables(1, positions);
             let rows: Vec<AttentionRow> =
                 (1..=positions).map(|seen| AttentionRow::new(0, seen)).collect();
-            let rows = Rows::new(&gpu, BLOCK, &rows, &tables, &[])?;
+            let rows = RowLists::new(BLOCK, &rows, &tables, &[])?.upload(&gpu)?;
             let side = side(cache, tables.len() * BLOCK);
             let (keys, values) = (gpu.filled(0x2c, side)?, gpu.filled(0x2c, side)?);
             let floats = 4 * positions * Q_WIDTH;

@@ -53,18 +53,27 @@ pub struct Rows {
     pub(super) spans: Buffer,
     pub(super) block_size: usize,
     pub(super) plan: Plan,
-    least_span: usize,
+    /// Slots that a cache must have.
+    pub(super) slots: usize,
 }
 
-/// What the launches over rows are made of, and the memory that their lists need: rows of one kind can take each other's
-/// place ([`Rows::rewrite`]).
+/// The rows of a batch in the host's memory: how they are launched, and the bytes of their lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RowLists {
+    kind: RowsKind,
+    slots: usize,
+    bytes: Vec<u8>,
+}
+
+/// What launches over rows depend on beside the lists' content: rows of one kind can take each other's place in the
+/// memory that recorded launches read. Sequences can grow until the number of pieces of 256 positions passes a
+/// power of two.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RowsKind {
     block_size: usize,
-    /// Without the slots, which may differ.
     plan: Plan,
-    tables: usize,
-    branches: usize,
+    /// Where tables, branches, single rows and spans lie among the bytes.
+    places: [Range<usize>; 4],
 }
 
 impl RowsKind {
@@ -79,8 +88,6 @@ impl RowsKind {
 pub(super) struct Plan {
     /// Rows of q.
     pub(super) rows: usize,
-    /// Slots that a cache must have.
-    pub(super) slots: usize,
     /// Rows of each span.
     pub(super) spans: Vec<usize>,
     /// Rows outside of spans.
@@ -90,127 +97,109 @@ pub(super) struct Plan {
     pub(super) pieces: usize,
 }
 
-impl Rows {
+impl RowLists {
     /// Rows, in the order of `q`'s, that see sequences through `tables`, lists of blocks of `block_size` slots behind
     /// each other, and further slots in `branches`. What can go through the prefill kernel does.
     ///
     /// # Errors
     /// [`Error::Unsupported`] for a row that sees nothing, or more than its table or the list of branches has, and
-    /// for negative numbers; those of an upload.
+    /// for negative numbers.
     pub fn new(
-        gpu: &Gpu,
         block_size: usize,
         rows: &[AttentionRow],
         tables: &[i32],
         branches: &[i32],
     ) -> Result<Self> {
-        Self::with_least_span(gpu, block_size, rows, tables, branches, LEAST_SPAN)
+        Self::with_least_span(block_size, rows, tables, branches, LEAST_SPAN)
     }
 
     /// The same, `least_span` rows or more that follow each other in a sequence going through the prefill
     /// kernel: to compare the kernels.
     ///
     /// # Errors
-    /// As [`Rows::new`].
+    /// As [`RowLists::new`].
     pub fn with_least_span(
-        gpu: &Gpu,
         block_size: usize,
         rows: &[AttentionRow],
         tables: &[i32],
         branches: &[i32],
         least_span: usize,
     ) -> Result<Self> {
-        let (plan, singles, spans) = plan(block_size, rows, tables, branches, least_span)?;
-        let plan = plan.rounded();
-        let [tables, branches] = [tables, branches].map(|list| {
-            let room = gpu.alloc(list_room(list))?;
-            room.write(list)?;
-            Ok(room)
-        });
-        let (singles, spans) = (gpu.upload(&singles)?, gpu.upload(&spans)?);
-        Ok(Self {
-            tables: tables?,
-            branches: branches?,
-            singles,
-            spans,
-            block_size,
-            plan,
-            least_span,
-        })
-    }
-
-    /// The kind of what [`Rows::new`] makes of the same.
-    ///
-    /// # Errors
-    /// As there, but for an upload's.
-    pub fn kind(
-        block_size: usize,
-        rows: &[AttentionRow],
-        tables: &[i32],
-        branches: &[i32],
-    ) -> Result<RowsKind> {
-        let (plan, ..) = plan(block_size, rows, tables, branches, LEAST_SPAN)?;
-        let plan = Plan { slots: 0, ..plan.rounded() };
-        let (tables, branches) = (list_room(tables), list_room(branches));
-        Ok(RowsKind { block_size, plan, tables, branches })
-    }
-
-    /// Slots that a cache must have for these rows.
-    pub fn slots(&self) -> usize {
-        self.plan.slots
+        if block_size == 0 {
+            return Err(unsupported("blocks of no slots"));
+        }
+        let slots = slots(block_size, tables, branches)?;
+        let (plan, singles, spans) = plan(block_size, rows, [tables, branches], least_span)?;
+        let (bytes, places) = pack([
+            (tables, tables.len().next_power_of_two()),
+            (branches, branches.len().next_power_of_two()),
+            (&singles, singles.len()),
+            (&spans, spans.len()),
+        ]);
+        let kind = RowsKind { block_size, plan: plan.rounded(), places };
+        Ok(Self { kind, slots, bytes })
     }
 
     /// Each row of several sequences behind each other sees all rows of its own, as an encoder's do: the
     /// cache is the keys and values themselves.
     ///
     /// # Errors
-    /// [`Error::Unsupported`] for a sequence of no rows, and those of an upload.
-    pub fn bidirectional(gpu: &Gpu, lengths: &[usize]) -> Result<Self> {
+    /// [`Error::Unsupported`] for a sequence of no rows.
+    pub fn bidirectional(lengths: &[usize]) -> Result<Self> {
         let rows: usize = lengths.iter().sum();
         if lengths.contains(&0) {
             return Err(unsupported("a sequence has no rows"));
         }
         let tables: Vec<i32> = (0..int(OP, rows)?).collect();
-        let mut fields = Vec::with_capacity(SPAN * lengths.len());
+        let mut spans = Vec::with_capacity(SPAN * lengths.len());
         let mut start = 0;
         for &length in lengths {
             let (at, length) = (int(OP, start)?, int(OP, length)?);
-            fields.extend([at, length, at, 0, length]);
+            spans.extend([at, length, at, 0, length]);
             start += length as usize;
         }
-        let plan = Plan { rows, slots: rows, spans: lengths.to_vec(), ..Plan::default() };
-        let (tables, spans) = (gpu.upload(&tables)?, gpu.upload(&fields)?);
-        let (branches, singles) = (gpu.alloc(0)?, gpu.alloc(0)?);
-        Ok(Self { tables, branches, singles, spans, block_size: 1, plan, least_span: 1 })
+        let lists = [&tables[..], &[], &[], &spans];
+        let (bytes, places) = pack(lists.map(|list| (list, list.len())));
+        let plan = Plan { rows, spans: lengths.to_vec(), ..Plan::default() };
+        Ok(Self { kind: RowsKind { block_size: 1, plan, places }, slots: rows, bytes })
     }
 
-    /// Other rows in the same memory, if that suffices and the launches are the same as before, so that launches that
-    /// were recorded go on with them; else nothing is written and the result is false. Sequences can grow
-    /// until the number of pieces of 256 positions passes a power of two.
+    /// What launches over them depend on.
+    pub fn kind(&self) -> &RowsKind {
+        &self.kind
+    }
+
+    /// Slots that a cache must have for these rows.
+    pub fn slots(&self) -> usize {
+        self.slots
+    }
+
+    /// What the kernels read.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// The rows in memory that holds [`bytes`](Self::bytes) whenever they are used: these, or those of other rows of
+    /// the same kind.
     ///
     /// # Errors
-    /// As [`Rows::new`].
-    pub fn rewrite(
-        &mut self,
-        rows: &[AttentionRow],
-        tables: &[i32],
-        branches: &[i32],
-    ) -> Result<bool> {
-        let (new, singles, spans) = plan(self.block_size, rows, tables, branches, self.least_span)?;
-        let old = &self.plan;
-        let same = new.rows == old.rows && new.spans == old.spans && new.singles == old.singles;
-        let fits = new.most_pieces <= old.most_pieces && new.pieces <= old.pieces;
-        let room =
-            tables.len() * 4 <= self.tables.len() && branches.len() * 4 <= self.branches.len();
-        if !(same && fits && room) {
-            return Ok(false);
+    /// [`Error::Length`] for another length.
+    pub fn at(&self, memory: &Buffer) -> Result<Rows> {
+        let (expected, got) = (self.bytes.len(), memory.len());
+        if got != expected {
+            return Err(Error::Length { op: OP, what: "rows", expected, got });
         }
-        self.tables.write(tables)?;
-        self.branches.write(branches)?;
-        self.singles.write(&singles)?;
-        self.spans.write(&spans)?;
-        self.plan.slots = new.slots;
-        Ok(true)
+        let RowsKind { block_size, plan, places } = self.kind.clone();
+        let [tables, branches, singles, spans] = places.map(|place| memory.slice(place));
+        Ok(Rows { tables, branches, singles, spans, block_size, plan, slots: self.slots })
+    }
+
+    /// The rows on a device.
+    ///
+    /// # Errors
+    /// Those of an upload.
+    pub fn upload(&self, gpu: &Gpu) -> Result<Rows> {
+        self.at(&gpu.upload(&self.bytes)?)
     }
 }
 
@@ -223,37 +212,40 @@ impl Plan {
     }
 }
 
-/// Bytes for a list of tables or branches, with room for some growth.
-fn list_room(list: &[i32]) -> usize {
-    list.len().next_power_of_two() * 4
+/// Lists behind each other, each with room for so many integers, and where they lie.
+fn pack(lists: [(&[i32], usize); 4]) -> (Vec<u8>, [Range<usize>; 4]) {
+    let mut bytes = Vec::new();
+    let places = lists.map(|(list, room)| {
+        let start = bytes.len().next_multiple_of(16);
+        let end = start + 4 * room;
+        bytes.resize(end, 0);
+        bytes[start..start + 4 * list.len()].copy_from_slice(bytemuck::cast_slice(list));
+        start..end
+    });
+    (bytes, places)
 }
 
 fn unsupported(reason: impl Into<String>) -> Error {
     Error::Unsupported { op: OP, reason: reason.into() }
 }
 
+/// Slots that a cache must have for these blocks and slots to be there.
+fn slots(block_size: usize, tables: &[i32], branches: &[i32]) -> Result<usize> {
+    let end = |&i: &i32, unit: usize| usize::try_from(i).ok()?.checked_add(1)?.checked_mul(unit);
+    let blocks = tables.iter().map(|block| end(block, block_size));
+    blocks.chain(branches.iter().map(|slot| end(slot, 1))).try_fold(0, |most, end| {
+        Ok(most.max(end.ok_or_else(|| unsupported("a block or slot that cannot be"))?))
+    })
+}
+
 /// The plan, and the integers of single rows and of spans.
 fn plan(
     block_size: usize,
     rows: &[AttentionRow],
-    tables: &[i32],
-    branches: &[i32],
+    [tables, branches]: [&[i32]; 2],
     least_span: usize,
 ) -> Result<(Plan, Vec<i32>, Vec<i32>)> {
-    if block_size == 0 {
-        return Err(unsupported("blocks of no slots"));
-    }
     let mut plan = Plan { rows: rows.len(), ..Plan::default() };
-    let block =
-        |&b: &i32| usize::try_from(b).ok().and_then(|b| b.checked_add(1)?.checked_mul(block_size));
-    for slots in tables
-        .iter()
-        .map(block)
-        .chain(branches.iter().map(|&s| usize::try_from(s).ok().map(|s| s + 1)))
-    {
-        plan.slots =
-            plan.slots.max(slots.ok_or_else(|| unsupported("a block or slot that cannot be"))?);
-    }
     let (mut singles, mut spans) = (Vec::new(), Vec::new());
     let mut at = 0;
     while at < rows.len() {

@@ -2,7 +2,7 @@
 
 use std::sync::{Arc, PoisonError};
 
-use cuda_kernels::ops::attention::{self, AttentionShape, Rows};
+use cuda_kernels::ops::attention::{self, AttentionShape, RowLists, Rows};
 
 use super::{GpuState, expect_f32, physical};
 use crate::kv::{KvCache, KvError, SeqId};
@@ -11,19 +11,8 @@ use crate::{AttentionRow, AttentionSpec, DType, Error, Result, Tensor};
 /// What the rows of a step see, as it was uploaded for the layer before.
 #[derive(Debug)]
 pub(super) struct KnownRows {
-    host: HostRows,
+    lists: RowLists,
     rows: Arc<Rows>,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum HostRows {
-    Pages {
-        page_slots: usize,
-        rows: Vec<attention::AttentionRow>,
-        tables: Vec<i32>,
-        branches: Vec<i32>,
-    },
-    Bidirectional(Vec<usize>),
 }
 
 impl GpuState {
@@ -63,7 +52,7 @@ impl GpuState {
         if lengths.is_empty() {
             return Ok(out);
         }
-        let rows = self.rows(HostRows::Bidirectional(lengths))?;
+        let rows = self.rows(RowLists::bidirectional(&lengths)?)?;
         let (q, k, v, to) = (q.buffer()?, k.buffer()?, v.buffer()?, out.buffer()?);
         let shape = shape(spec, DType::F32);
         attention::attention_bidirectional(&self.gpu, &shape, &q, &k, &v, &rows, &to)?;
@@ -71,21 +60,16 @@ impl GpuState {
     }
 
     /// The rows on the device: uploaded once for all layers of a step.
-    fn rows(&self, host: HostRows) -> Result<Arc<Rows>> {
+    fn rows(&self, lists: RowLists) -> Result<Arc<Rows>> {
         if let Some(bound) = &self.bound {
-            return bound.rows(&host).ok_or_else(|| self.not_bound("rows"));
+            return bound.rows(&lists).ok_or_else(|| self.not_bound("rows"));
         }
         let mut known = self.rows.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = known.as_ref().filter(|known| known.host == host) {
+        if let Some(known) = known.as_ref().filter(|known| known.lists == lists) {
             return Ok(Arc::clone(&known.rows));
         }
-        let rows = Arc::new(match &host {
-            HostRows::Pages { page_slots, rows, tables, branches } => {
-                Rows::new(&self.gpu, *page_slots, rows, tables, branches)?
-            }
-            HostRows::Bidirectional(lengths) => Rows::bidirectional(&self.gpu, lengths)?,
-        });
-        *known = Some(KnownRows { host, rows: Arc::clone(&rows) });
+        let rows = Arc::new(lists.upload(&self.gpu)?);
+        *known = Some(KnownRows { lists, rows: Arc::clone(&rows) });
         Ok(rows)
     }
 }
@@ -100,7 +84,7 @@ pub(super) fn seen(
     cache: &dyn KvCache,
     page_slots: usize,
     rows: &[AttentionRow],
-) -> Result<HostRows> {
+) -> Result<RowLists> {
     let (mut tables, mut branches) = (Vec::new(), Vec::new());
     let mut last: Option<(SeqId, usize)> = None;
     let mut out = Vec::with_capacity(rows.len());
@@ -126,5 +110,5 @@ pub(super) fn seen(
             ..attention::AttentionRow::new(table, *prefix)
         });
     }
-    Ok(HostRows::Pages { page_slots, rows: out, tables, branches })
+    Ok(RowLists::new(page_slots, &out, &tables, &branches)?)
 }

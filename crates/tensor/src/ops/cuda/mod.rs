@@ -12,11 +12,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use blocks::DType;
 use cuda_kernels::ops::norm::{Norm, NormKind};
 use cuda_kernels::ops::rope::{Heads, KvSlots, Rotation};
-use cuda_kernels::ops::{dequantize, elementwise, gemm, gemv, norm, quantize, rope, rows};
+use cuda_kernels::ops::{
+    dequantize, elementwise, gemm, gemv, norm, quantize, rope, rows, sampling,
+};
 use cuda_kernels::{Buffer, Gpu};
 
 use super::linear::try_map;
-use super::{Activation, Rope};
+use super::{Activation, Draw, Rope};
 use crate::kv::{KvCache, KvError, KvLayout, KvPages, Span};
 use crate::{Device, Error, Result, RopeLayout, Shape, Tensor};
 
@@ -127,9 +129,14 @@ impl GpuState {
     /// The same elements in memory that may be written: its own if nobody else holds it.
     fn owned(&self, x: Tensor) -> Result<Tensor> {
         expect_f32("an operation in place", &x)?;
-        if x.is_unique_on_gpu() {
-            return Ok(x);
+        match x.is_unique_on_gpu() {
+            true => Ok(x),
+            false => self.copied(&x),
         }
+    }
+
+    /// The same elements in memory of their own.
+    fn copied(&self, x: &Tensor) -> Result<Tensor> {
         let source = x.buffer()?;
         let copy = self.gpu.alloc(source.len())?;
         copy.copy_from(&source)?;
@@ -338,6 +345,26 @@ impl GpuState {
         let (from, to) = (x.buffer()?, out.buffer()?);
         rows::gather_rows(&self.gpu, &from, x.rows(), x.cols(), &list, indices.len(), &to)?;
         Ok(out)
+    }
+
+    pub(crate) fn draw(&self, logits: &Tensor, draws: &[Draw]) -> Result<Vec<Option<u32>>> {
+        expect_f32("draw", logits)?;
+        if draws.is_empty() || logits.cols() > sampling::MOST_COLS {
+            return Ok(vec![None; draws.len()]);
+        }
+        let params = |draw: &Draw| sampling::SampleParams {
+            uniform: draw.uniform,
+            temperature: draw.temperature,
+            top_k: i32::try_from(draw.top_k).unwrap_or(i32::MAX),
+            top_p: draw.top_p,
+            min_p: draw.min_p,
+        };
+        let params: Vec<_> = draws.iter().map(params).collect();
+        let (params, tokens) = (self.gpu.upload(&params)?, self.gpu.alloc(4 * draws.len())?);
+        let (rows, cols) = (logits.rows(), logits.cols());
+        sampling::sample(&self.gpu, &logits.buffer()?, &params, &tokens, rows, cols)?;
+        let tokens: Vec<i32> = tokens.download()?;
+        Ok(tokens.into_iter().map(|token| u32::try_from(token).ok()).collect())
     }
 
     pub(crate) fn scatter_add_rows(

@@ -1,18 +1,15 @@
 //! Graphs of steps that repeat: see [`crate::steps`].
 
-#[cfg(all(test, feature = "cuda-emulator"))]
-mod tests;
-
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use cuda_kernels::ops::attention::{Rows, RowsKind};
+use cuda_kernels::ops::attention::{RowLists, Rows, RowsKind};
 use cuda_kernels::{Buffer, Graph};
 
 use super::GpuState;
-use super::attention::{HostRows, seen};
+use super::attention::seen;
 use crate::kv::{KvCache, Span};
 use crate::steps::{StepCounts, on_host};
 use crate::{AttentionRow, Compute, Device, Error, Result, Rope, Tensor};
@@ -31,7 +28,7 @@ pub(crate) struct Inputs {
     /// Which of the lists each operation takes.
     calls: Vec<usize>,
     fixed: Vec<usize>,
-    rows: Option<HostRows>,
+    rows: Option<RowLists>,
     cache: Option<Cache>,
 }
 
@@ -101,10 +98,7 @@ impl Inputs {
 
     /// `None` for what is not captured.
     fn kind(&self) -> Option<Kind> {
-        let HostRows::Pages { page_slots, rows, tables, branches } = self.rows.as_ref()? else {
-            return None;
-        };
-        let rows = Rows::kind(*page_slots, rows, tables, branches).ok()?;
+        let rows = self.rows.as_ref()?.kind().clone();
         Some(Kind {
             cache: self.cache.as_ref()?.users.id,
             lists: self.lists.iter().map(|list| (list.what, list.bytes.len())).collect(),
@@ -114,24 +108,18 @@ impl Inputs {
         })
     }
 
-    /// Where each list begins and ends when they lie behind each other.
-    fn places(&self) -> Vec<Range<usize>> {
-        let mut end = 0;
-        let place = |list: &List| {
-            let start = usize::next_multiple_of(end, ALIGNMENT);
-            end = start + list.bytes.len();
-            start..end
+    /// All lists behind each other, those of rows last, and where each begins and ends.
+    fn packed(&self) -> (Vec<u8>, Vec<Range<usize>>) {
+        let mut all = Vec::new();
+        let lists = self.lists.iter().map(|list| &list.bytes[..]);
+        let place = |bytes: &[u8]| {
+            all.resize(all.len().next_multiple_of(ALIGNMENT), 0);
+            let start = all.len();
+            all.extend_from_slice(bytes);
+            start..all.len()
         };
-        self.lists.iter().map(place).collect()
-    }
-
-    fn packed(&self) -> Vec<u8> {
-        let places = self.places();
-        let mut all = vec![0; places.last().map_or(0, |last| last.end)];
-        for (place, list) in places.into_iter().zip(&self.lists) {
-            all[place].copy_from_slice(&list.bytes);
-        }
-        all
+        let places = lists.chain(self.rows.as_ref().map(RowLists::bytes)).map(place).collect();
+        (all, places)
     }
 }
 
@@ -155,27 +143,20 @@ enum State {
     Captured(Box<Captured>),
 }
 
-/// A step's graph, and the memory in which it finds its inputs and leaves its results.
+/// A step's graph, the memory in which it finds its inputs, and its results.
 #[derive(Debug)]
 struct Captured {
     graph: Graph,
-    places: Places,
+    inputs: Buffer,
     results: Vec<Option<Tensor>>,
     failures: u32,
-}
-
-/// Where a graph finds its inputs.
-#[derive(Debug)]
-struct Places {
-    lists: Buffer,
-    rows: Rows,
 }
 
 /// What a capture finds in the place of uploads.
 #[derive(Debug)]
 pub(crate) struct Bound {
     lists: Vec<(List, Buffer)>,
-    rows: (HostRows, Arc<Rows>),
+    rows: (RowLists, Arc<Rows>),
 }
 
 impl Bound {
@@ -185,8 +166,8 @@ impl Bound {
         known.map(|(_, buffer)| buffer.clone())
     }
 
-    pub(super) fn rows(&self, host: &HostRows) -> Option<Arc<Rows>> {
-        (self.rows.0 == *host).then(|| Arc::clone(&self.rows.1))
+    pub(super) fn rows(&self, lists: &RowLists) -> Option<Arc<Rows>> {
+        (self.rows.0 == *lists).then(|| Arc::clone(&self.rows.1))
     }
 }
 
@@ -267,11 +248,12 @@ impl GpuState {
         compute: &Compute,
         graphs: &Arc<Graphs>,
         inputs: &Inputs,
+        stay: [bool; N],
         work: &mut Work<'_, E, N>,
     ) -> Result<[Option<Tensor>; N], E> {
         let eager = |work: &mut Work<'_, E, N>| {
             graphs.count(|counts| counts.eager += 1);
-            on_host(work(compute)?).map_err(E::from)
+            on_host(work(compute)?, stay).map_err(E::from)
         };
         let Some(kind) = inputs.kind() else { return eager(work) };
         let (results, state) = match graphs.take(&kind) {
@@ -286,57 +268,68 @@ impl GpuState {
             }
             Some(State::Seen { failures }) => {
                 // Before the step, whose memory is what the capture takes.
-                let places = self.places(inputs);
+                let memory = self.gpu.upload(&inputs.packed().0).map_err(Error::from);
                 let results = eager(work)?;
-                let captured = places.and_then(|at| self.capture(compute, inputs, at, work));
+                // The capture takes as much for its results while these are still there.
+                let held = results.iter().zip(stay).filter(|(_, stays)| *stays);
+                let held = held.filter_map(|(result, _)| Some(result.as_ref()?.byte_len()));
+                let room: Result<Vec<Buffer>> = held.map(|n| Ok(self.gpu.alloc(n)?)).collect();
+                drop(room);
+                let captured = memory.and_then(|at| self.capture(compute, inputs, at, work));
                 (results, graphs.state(captured, failures))
             }
-            Some(State::Captured(mut captured)) => match captured.replay(inputs) {
-                Ok(results) => {
-                    graphs.count(|counts| counts.replayed += 1);
-                    (results, State::Captured(captured))
+            Some(State::Captured(mut captured)) => {
+                match captured.replay(inputs).and_then(|it| self.taken(it, stay)) {
+                    Ok(results) => {
+                        graphs.count(|counts| counts.replayed += 1);
+                        (results, State::Captured(captured))
+                    }
+                    Err(_) => {
+                        graphs.count(|counts| counts.failed += 1);
+                        let failures = captured.failures + 1;
+                        drop(captured);
+                        (eager(work)?, State::Seen { failures })
+                    }
                 }
-                Err(_) => {
-                    graphs.count(|counts| counts.failed += 1);
-                    let failures = captured.failures + 1;
-                    drop(captured);
-                    (eager(work)?, State::Seen { failures })
-                }
-            },
+            }
         };
         graphs.put(kind, state);
         Ok(results)
     }
 
-    /// Memory for the inputs of a graph, which holds those given.
-    fn places(&self, inputs: &Inputs) -> Result<Places> {
-        let Some(HostRows::Pages { page_slots, rows, tables, branches }) = &inputs.rows else {
-            return Err(self.not_bound("rows"));
-        };
-        let rows = Rows::new(&self.gpu, *page_slots, rows, tables, branches)?;
-        Ok(Places { lists: self.gpu.upload(&inputs.packed())?, rows })
+    /// Results of a graph in memory that its next replay does not write.
+    fn taken<const N: usize>(
+        &self,
+        mut results: [Option<Tensor>; N],
+        stay: [bool; N],
+    ) -> Result<[Option<Tensor>; N]> {
+        for (result, _) in results.iter_mut().zip(stay).filter(|(_, stays)| *stays) {
+            *result = result.as_ref().map(|result| self.copied(result)).transpose()?;
+        }
+        on_host(results, stay)
     }
 
     fn capture<E, const N: usize>(
         &self,
         compute: &Compute,
         inputs: &Inputs,
-        places: Places,
+        memory: Buffer,
         work: &mut Work<'_, E, N>,
     ) -> Result<Captured> {
         let none = || self.not_bound("what fails in a capture alone");
+        let (_, mut places) = inputs.packed();
+        let (rows, place) = inputs.rows.clone().zip(places.pop()).ok_or_else(none)?;
+        let at = rows.at(&memory.slice(place))?;
         let of = |(list, place): (&List, Range<usize>)| {
             let known = List { what: list.what, bytes: list.bytes.clone() };
-            (known, places.lists.slice(place))
+            (known, memory.slice(place))
         };
-        let bound = Bound {
-            lists: inputs.lists.iter().zip(inputs.places()).map(of).collect(),
-            rows: (inputs.rows.clone().ok_or_else(none)?, Arc::new(places.rows.clone())),
-        };
+        let lists = inputs.lists.iter().zip(places).map(of).collect();
+        let bound = Bound { lists, rows: (rows, Arc::new(at)) };
         let with = compute.with_gpu(Self { bound: Some(Arc::new(bound)), ..self.clone() });
         let (graph, results) = self.gpu.capture(|| Ok(work(&with).ok()))?;
         let results = results.ok_or_else(none)?.into();
-        Ok(Captured { graph, places, results, failures: 0 })
+        Ok(Captured { graph, inputs: memory, results, failures: 0 })
     }
 }
 
@@ -358,22 +351,14 @@ impl Graphs {
 
 impl Captured {
     fn replay<const N: usize>(&mut self, inputs: &Inputs) -> Result<[Option<Tensor>; N]> {
-        let Places { lists, rows: places } = &mut self.places;
-        let Some(HostRows::Pages { rows, tables, branches, .. }) = &inputs.rows else {
-            return Err(refused(lists));
-        };
-        let fits = places.rewrite(rows, tables, branches)?;
-        if !fits || inputs.cache.as_ref().is_none_or(|cache| places.slots() > cache.slots) {
-            return Err(refused(lists));
+        let both = inputs.rows.as_ref().zip(inputs.cache.as_ref());
+        if both.is_none_or(|(rows, cache)| rows.slots() > cache.slots) {
+            let ordinal = self.inputs.gpu().properties().ordinal;
+            let what = "rows beyond those of the cache".into();
+            return Err(cuda_kernels::Error::Capture { ordinal, what }.into());
         }
-        lists.write(&inputs.packed())?;
+        self.inputs.write(&inputs.packed().0)?;
         self.graph.replay()?;
-        on_host(std::array::from_fn(|i| self.results.get(i).cloned().flatten()))
+        Ok(std::array::from_fn(|i| self.results.get(i).cloned().flatten()))
     }
-}
-
-fn refused(lists: &Buffer) -> Error {
-    let ordinal = lists.gpu().properties().ordinal;
-    let what = "rows beyond those of the graph or the cache".into();
-    cuda_kernels::Error::Capture { ordinal, what }.into()
 }

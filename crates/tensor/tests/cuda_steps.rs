@@ -1,14 +1,13 @@
 //! A layer of attention over an embedding, whose steps fail in all ways that a driver has.
+#![cfg(feature = "cuda-emulator")]
 
 use std::sync::Arc;
 
-use blocks::DType;
 use cuda_kernels::emulator::{self, Faulty};
 use cuda_kernels::{Backend, Gpu};
-
-use crate::kv::{KvCache, KvLayout, SeqId, SlotKvCache, Span};
-use crate::{
-    AttentionRow, AttentionSpec, Compute, Device, Result, Rope, RopeLayout, Steps, Tensor,
+use tensor::kv::{KvCache, KvLayout, SeqId, SlotKvCache, Span};
+use tensor::{
+    AttentionRow, AttentionSpec, Compute, DType, Device, Result, Rope, RopeLayout, Steps, Tensor,
 };
 
 const VOCABULARY: usize = 20;
@@ -39,8 +38,8 @@ impl Machine {
         }
         let faults = Faulty::new(ordinal, 1 << 30);
         let gpu = Gpu::new(Arc::clone(&faults) as Arc<dyn Backend>);
-        crate::device::cuda::replace(ordinal, gpu.clone());
-        Some(Self { faults, gpu, device: Device::Cuda(ordinal) })
+        let device = Device::emulated(ordinal, gpu.clone());
+        Some(Self { faults, gpu, device })
     }
 
     fn cache(&self) -> SlotKvCache {
@@ -101,13 +100,13 @@ impl Layer {
             inputs.attention(Some(&angles), cache, &spans, &rows).ok()?;
             Some(inputs)
         });
-        let result = compute.step(&self.steps, inputs, |compute| {
+        let result = compute.step(&self.steps, inputs, [false], |compute| {
             let x = compute.embedding(&self.table, &ids)?;
             let weights = [&self.query, &self.key, &self.value].map(|w| (w, None));
             let qkv = compute.linears(&x, weights)?;
             let q = compute.turn_and_store(qkv, Some(&angles), cache, 0, &spans)?;
             let x = compute.add(compute.attention(&q, &SPEC, cache, 0, &rows)?, &x)?;
-            Ok::<_, crate::Error>([Some(compute.linear(&x, &self.table, None)?)])
+            Ok::<_, tensor::Error>([Some(compute.linear(&x, &self.table, None)?)])
         });
         if result.is_err() {
             for (&(seq, _), len) in tokens.iter().zip(before) {
