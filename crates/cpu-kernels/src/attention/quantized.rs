@@ -159,7 +159,7 @@ fn tile<S: Simd, const G: usize, const M: usize>(
     for (b, key) in keys.iter().enumerate() {
         let mut acc = [[s.splat_i(0); M]; G];
         for i in 0..M {
-            let start = s.splat_i(rows[i][b].start);
+            let start = s.splat_i(if S::SIGNED { 0 } else { rows[i][b].start });
             for g in 0..G {
                 acc[g][i] = start;
             }

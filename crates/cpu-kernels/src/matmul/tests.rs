@@ -334,11 +334,13 @@ fn extreme_integers_do_not_overflow() {
             if weights.iter().any(|w| !w.is_finite() || w.abs() > 1e6) {
                 continue;
             }
-            let x: Vec<f32> = (0..cols).map(|k| if k % 3 == 0 { 127.0 } else { -127.0 }).collect();
+            // Both signs, and each alone, so that nothing cancels.
+            let signs: [fn(usize) -> bool; 3] = [|k| k % 3 == 0, |_| true, |_| false];
             let w = Weight { dtype, rows, cols, bytes: &bytes, layout: Layout::Rows };
-            for isa in Isa::supported() {
+            for (isa, positive) in Isa::supported().flat_map(|isa| signs.map(|sign| (isa, sign))) {
+                let x = (0..cols).map(|k| if positive(k) { 127.0 } else { -127.0 });
                 // Sixteen of them, so that tiles take part.
-                let x = x.repeat(16);
+                let x = x.collect::<Vec<f32>>().repeat(16);
                 let mut out = vec![0.0; 16 * rows];
                 matmul(&ThreadPool::new(1), isa, &w, &x, Activations::Int8, &mut out).unwrap();
                 for (w, out) in weights.chunks(cols).cycle().zip(&out) {

@@ -55,6 +55,8 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
     type I = I;
     type F = F;
     const MANY_REGISTERS: bool = false;
+    const PAIRS: bool = !VNNI;
+    const SIGNED: bool = !VNNI;
 
     #[inline(always)]
     fn splat_i(self, v: i32) -> I {
@@ -169,11 +171,28 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
                     _mm256_dpbusd_avx_epi32(acc[1], w[1], a[1]),
                 ]
             } else if WIDE {
-                [dot_wide(acc[0], w[0], a[0]), dot_wide(acc[1], w[1], a[1])]
+                [dot_signed(acc[0], w[0], a[0]), dot_signed(acc[1], w[1], a[1])]
             } else {
                 [dot_narrow(acc[0], w[0], a[0]), dot_narrow(acc[1], w[1], a[1])]
             }
         }
+    }
+
+    #[inline(always)]
+    fn add_pairs(self, sums: I, w: I, a: I) -> I {
+        let pairs = both!(_mm256_maddubs_epi16, w, a);
+        both!(_mm256_add_epi16, sums, pairs)
+    }
+    #[inline(always)]
+    fn twice(self, v: I) -> I {
+        // SAFETY: `self` proves AVX2.
+        let low = unsafe {
+            _mm256_setr_epi8(
+                0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13, //
+                0, 1, 0, 1, 4, 5, 4, 5, 8, 9, 8, 9, 12, 13, 12, 13,
+            )
+        };
+        both!(_mm256_shuffle_epi8, v, [low; 2])
     }
 
     #[inline(always)]
@@ -307,20 +326,18 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
 // Parts of the methods above. Always inlined into them, and no closures, which might not be: a
 // function compiled without the instructions would call each of them.
 
-/// Sums of four products. Two of up to 255 * 127 would saturate 16 bits: even and odd bytes go
-/// apart, each exact in 16 bits, and are added in 32.
+/// Sums of four products of bytes less 128. Magnitudes times the other factor with the sign: two products are at most
+/// 2 * 128 * 127, which 16 bits hold, where those of bytes up to 255 would saturate.
 ///
 /// # Safety
 /// The processor has AVX2.
 #[inline(always)]
-unsafe fn dot_wide(acc: __m256i, w: __m256i, a: __m256i) -> __m256i {
+unsafe fn dot_signed(acc: __m256i, w: __m256i, a: __m256i) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
-        let even_w = _mm256_and_si256(w, _mm256_set1_epi16(0xff));
-        let even_a = _mm256_srai_epi16::<8>(_mm256_slli_epi16::<8>(a));
-        let even = _mm256_madd_epi16(even_w, even_a);
-        let odd = _mm256_madd_epi16(_mm256_srli_epi16::<8>(w), _mm256_srai_epi16::<8>(a));
-        _mm256_add_epi32(acc, _mm256_add_epi32(even, odd))
+        let w = _mm256_xor_si256(w, _mm256_set1_epi8(i8::MIN));
+        let pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+        _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
     }
 }
 

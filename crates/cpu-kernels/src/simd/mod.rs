@@ -38,6 +38,11 @@ pub(crate) trait Simd: Copy {
     type F: Copy;
     /// Whether there are 32 registers that hold all 16 lanes each.
     const MANY_REGISTERS: bool;
+    /// Whether products of bytes are widened to 32 bits by another instruction than the one that multiplies, so
+    /// that [`add_pairs`](Self::add_pairs) is there to be summed first.
+    const PAIRS: bool = false;
+    /// Whether the wide [`dot`](Self::dot) takes 128 from each byte of `w`.
+    const SIGNED: bool = false;
     /// Whether this thread may use AMX's products of int8 tiles.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     const TILES: bool = false;
@@ -70,8 +75,21 @@ pub(crate) trait Simd: Copy {
     fn look_up(self, table: &[u8; 16], index: Self::I) -> Self::I;
     /// Each lane of `acc` plus the sum of the 4 products of unsigned bytes of `w` with signed
     /// bytes of `a`. The bytes of `a` are at least -127. Unless `WIDE`, those of `w` are at
-    /// most 127.
+    /// most 127. If `WIDE` and [`SIGNED`](Self::SIGNED), the bytes of `w` count 128 less.
     fn dot<const WIDE: bool>(self, acc: Self::I, w: Self::I, a: Self::I) -> Self::I;
+    /// Each half of 16 bits of `sums` plus the sum of its two products of unsigned bytes of `w`, at most 127, with
+    /// signed bytes of `a`, at least -127. Sums wrap. Only if [`PAIRS`](Self::PAIRS).
+    #[inline(always)]
+    fn add_pairs(self, sums: Self::I, w: Self::I, a: Self::I) -> Self::I {
+        let _ = (sums, w, a);
+        unreachable!("asked of instruction sets that say they can");
+    }
+    /// The low half of each lane, in both halves. Only if [`PAIRS`](Self::PAIRS).
+    #[inline(always)]
+    fn twice(self, v: Self::I) -> Self::I {
+        let _ = v;
+        unreachable!("asked of instruction sets that say they can");
+    }
 
     fn splat_f(self, v: f32) -> Self::F;
     fn load_f(self, from: &[f32; LANES]) -> Self::F;

@@ -31,6 +31,7 @@ impl Simd for Portable {
     type I = I;
     type F = F;
     const MANY_REGISTERS: bool = false;
+    const PAIRS: bool = cfg!(target_arch = "x86_64");
 
     #[inline(always)]
     fn splat_i(self, v: i32) -> I {
@@ -131,6 +132,15 @@ impl Simd for Portable {
     #[inline(always)]
     fn dot<const WIDE: bool>(self, acc: I, w: I, a: I) -> I {
         dot_4(acc, w, a)
+    }
+    #[cfg(target_arch = "x86_64")]
+    #[inline(always)]
+    fn add_pairs(self, sums: I, w: I, a: I) -> I {
+        add_pairs(sums, w, a)
+    }
+    #[inline(always)]
+    fn twice(self, v: I) -> I {
+        map(v, |v| v & 0xffff | v << 16)
     }
 
     #[inline(always)]
@@ -278,6 +288,27 @@ fn dot_4(acc: I, w: I, a: I) -> I {
             let even = _mm_madd_epi16(even_w, even_a);
             let odd = _mm_madd_epi16(_mm_srli_epi16::<8>(w[i]), _mm_srai_epi16::<8>(a[i]));
             out[i] = _mm_add_epi32(acc[i], _mm_add_epi32(even, odd));
+        }
+    }
+    bytemuck::cast(out)
+}
+
+/// [`Simd::add_pairs`] by SSE2's products of 16 bits.
+#[cfg(target_arch = "x86_64")]
+#[inline(always)]
+fn add_pairs(sums: I, w: I, a: I) -> I {
+    use std::arch::x86_64::*;
+    let (sums, w, a): ([__m128i; 4], [__m128i; 4], [__m128i; 4]) =
+        (bytemuck::cast(sums), bytemuck::cast(w), bytemuck::cast(a));
+    let mut out = sums;
+    for i in 0..4 {
+        // SAFETY: every x86-64 processor has SSE2.
+        unsafe {
+            let even_w = _mm_and_si128(w[i], _mm_set1_epi16(0xff));
+            let even_a = _mm_srai_epi16::<8>(_mm_slli_epi16::<8>(a[i]));
+            let even = _mm_mullo_epi16(even_w, even_a);
+            let odd = _mm_mullo_epi16(_mm_srli_epi16::<8>(w[i]), _mm_srai_epi16::<8>(a[i]));
+            out[i] = _mm_add_epi16(sums[i], _mm_add_epi16(even, odd));
         }
     }
     bytemuck::cast(out)

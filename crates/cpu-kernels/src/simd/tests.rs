@@ -36,6 +36,20 @@ impl Op for Everything<'_> {
         let narrow = s.and(a, s.splat_i(0x7f7f_7f7f));
         // Signed bytes of at least -127.
         let signed = s.or(b, s.splat_i(0x0101_0101));
+        let mut wide = s.dot::<true>(c, a, signed);
+        if S::SIGNED {
+            let sum = s.dot::<false>(s.splat_i(0), s.splat_i(0x0101_0101), signed);
+            wide = s.add_i(wide, s.shl(sum, 7));
+        }
+        // Sums of pairs where they are there, else what they come to.
+        let pairs = match S::PAIRS {
+            true => s.dot_16(c, s.add_pairs(s.splat_i(0), narrow, signed), s.splat_i(0x0001_0001)),
+            false => s.dot::<false>(c, narrow, signed),
+        };
+        let twice = match S::PAIRS {
+            true => s.twice(a),
+            false => s.or(s.and(a, s.splat_i(0xffff)), s.shl(a, 16)),
+        };
         let integers = [
             ("load 0", a),
             ("load 1", b),
@@ -53,7 +67,9 @@ impl Op for Everything<'_> {
             ("sar", s.sar(a, 5)),
             ("look_up", s.look_up(&self.table, index)),
             ("dot narrow", s.dot::<false>(c, narrow, signed)),
-            ("dot wide", s.dot::<true>(c, a, signed)),
+            ("dot wide", wide),
+            ("add_pairs", pairs),
+            ("twice", twice),
             ("to_i", s.to_i(s.to_f(s.sar(a, 4)))),
             ("to_i of halves", s.to_i(s.mul(s.to_f(s.sar(a, 20)), s.splat_f(0.5)))),
             ("to_i of quarters", s.to_i(s.mul(s.to_f(s.sar(b, 20)), s.splat_f(0.25)))),

@@ -1,6 +1,6 @@
 //! Activations rounded to int8: `x = scale * q`, `scale = max|x| / 127`, ties to even.
 
-use super::{Format, SPAN, Scales, TILED};
+use super::{Format, SPAN, Scales, TILED, sums};
 use crate::ThreadPool;
 use crate::matmul::{DisjointMut, Job};
 #[cfg(target_arch = "x86_64")]
@@ -14,7 +14,8 @@ use bytemuck::Zeroable;
 pub(super) struct ActivationBlock {
     /// Four int8 a word, in the order of memory.
     pub(super) words: [i32; SPAN / 4],
-    /// For each sub-block, where its integer sum starts: minus the offset times the sum of `q`.
+    /// For each sub-block, where its integer sum starts: minus the offset times the sum of `q`. If the sum forms
+    /// in 16 bits, of the first two of each four `q` and of the others in 16 bits each.
     pub(super) start: [i32; 16],
     /// For each sub-block the sum of `q`, times its scale if scales are per 32.
     pub(super) sum: [f32; 16],
@@ -50,11 +51,18 @@ pub(in crate::matmul) struct Rounding {
     sub: usize,
     /// What is taken from the weight's bytes.
     offset: i32,
+    /// Whether sums may form in 16 bits.
+    pairs: bool,
 }
 
 impl Rounding {
     pub(super) fn of<F: Format>() -> Self {
-        Rounding { per_32: F::SCALES == Scales::PerBlock32, sub: F::SUB, offset: F::OFFSET }
+        Rounding {
+            per_32: F::SCALES == Scales::PerBlock32,
+            sub: F::SUB,
+            offset: F::OFFSET,
+            pairs: sums::lines_in_16_bits::<F>() != 0,
+        }
     }
 }
 
@@ -125,12 +133,11 @@ impl Op for RoundRow<'_> {
                 padded[..x.len()].copy_from_slice(x);
                 &padded
             });
-            let offset = rounding.offset;
             match (rounding.per_32, rounding.sub) {
-                (true, 32) => round_block::<S, 32, 32>(s, x, offset, out),
-                (true, _) => round_block::<S, 32, 16>(s, x, offset, out),
-                (false, 32) => round_block::<S, SPAN, 32>(s, x, offset, out),
-                (false, _) => round_block::<S, SPAN, 16>(s, x, offset, out),
+                (true, 32) => round_block::<S, 32, 32>(s, x, rounding, out),
+                (true, _) => round_block::<S, 32, 16>(s, x, rounding, out),
+                (false, 32) => round_block::<S, SPAN, 32>(s, x, rounding, out),
+                (false, _) => round_block::<S, SPAN, 16>(s, x, rounding, out),
             }
         }
     }
@@ -141,7 +148,7 @@ impl Op for RoundRow<'_> {
 fn round_block<S: Simd, const STEP: usize, const SUB: usize>(
     s: S,
     x: &[f32; SPAN],
-    offset: i32,
+    rounding: Rounding,
     out: &mut ActivationBlock,
 ) {
     let q: &mut [u8] = bytemuck::cast_slice_mut(&mut out.words);
@@ -150,25 +157,40 @@ fn round_block<S: Simd, const STEP: usize, const SUB: usize>(
     for ((x, q), scale) in steps.zip(&mut out.scale) {
         *scale = round_span(s, x, q);
     }
-    // Of each 16 bytes four sums.
-    let mut sums = [0i32; SPAN / 4];
-    for (sums, line) in sums.as_chunks_mut::<LANES>().0.iter_mut().zip(q.as_chunks().0) {
-        let ones = s.splat_i(0x0101_0101);
-        let dots = s.dot::<false>(s.splat_i(0), ones, s.load_i(line));
-        s.store_i(dots, bytemuck::cast_mut(sums));
-    }
-    let mut totals = [0i32; 16];
-    for (total, sums) in totals.iter_mut().zip(sums.chunks_exact(SUB / 4)) {
-        *total = sums.iter().sum();
-    }
+    let totals = sums_of::<S, SUB>(s, q, 0x0101_0101);
+    let offset = rounding.offset;
+    out.start = if S::PAIRS && rounding.pairs {
+        let mut start = sums_of::<S, SUB>(s, q, 0x0000_0101);
+        for (low, total) in start.iter_mut().zip(&totals) {
+            *low = (-offset * *low & 0xffff) | (-offset * (total - *low)) << 16;
+        }
+        start
+    } else {
+        totals.map(|sum| -offset * sum)
+    };
     for (i, sum) in totals.into_iter().enumerate() {
-        out.start[i] = -offset * sum;
         let scale = if STEP == 32 { out.scale[i * SUB / 32 % (SPAN / 32)] } else { 1.0 };
         out.sum[i] = scale * sum as f32;
     }
     for (pair, sums) in out.pairs.iter_mut().zip(totals.as_chunks::<2>().0) {
         *pair = (sums[0] & 0xffff) | sums[1] << 16;
     }
+}
+
+/// The sums of each `SUB` of `q`, of those of each four that have a one in `which`.
+#[inline(always)]
+fn sums_of<S: Simd, const SUB: usize>(s: S, q: &[u8], which: i32) -> [i32; 16] {
+    // Of each 64 bytes sixteen sums.
+    let mut sums = [0i32; SPAN / 4];
+    for (sums, line) in sums.as_chunks_mut::<LANES>().0.iter_mut().zip(q.as_chunks().0) {
+        let dots = s.dot::<false>(s.splat_i(0), s.splat_i(which), s.load_i(line));
+        s.store_i(dots, bytemuck::cast_mut(sums));
+    }
+    let mut totals = [0i32; 16];
+    for (total, sums) in totals.iter_mut().zip(sums.chunks_exact(SUB / 4)) {
+        *total = sums.iter().sum();
+    }
+    totals
 }
 
 /// Rounds `x` to the bytes `q` with one scale, which it returns: NaN if an element is not finite.

@@ -3,7 +3,7 @@
 
 use super::activations::ActivationBlock;
 use super::sweep::add_block;
-use super::{CHUNK_LINES, Format, Int8Group, Int8Piece, SPAN, Scales};
+use super::{CHUNK_LINES, Format, Int8Group, Int8Piece, SPAN, Scales, sums};
 use crate::matmul::{Job, Layout, Scratch, Source};
 use crate::simd::{CACHE_LINE, LANES, Simd, Sixteen, Stream, prefetch};
 
@@ -120,9 +120,8 @@ fn integer_span<S: Simd, F: Format, T: Sixteen, const G: usize>(
         for g in 0..G {
             let lines = F::chunk(s, tiles[g], c);
             for sub in 0..4 * CHUNK_LINES / F::SUB {
-                let scale = s.load_i(&groups[g].scales[c * 4 * CHUNK_LINES / F::SUB + sub]);
-                let dot = dot::<S, F>(s, &lines, c, sub, act, ahead.chunk::<F>(g, c));
-                total[g] = s.add_i(total[g], s.mul_i(dot, scale));
+                let ahead = ahead.chunk::<F>(g, c);
+                total[g] = add_dot::<S, F>(s, &groups[g], &lines, (c, sub), act, ahead, total[g]);
             }
         }
     }
@@ -154,8 +153,9 @@ fn float_span<S: Simd, F: Format, T: Sixteen, const G: usize>(
                 }
                 let scale = s.as_f(s.load_i(&groups[g].scales[at]));
                 let scale = s.mul(scale, s.splat_f(act.scale[at * F::SUB / 32]));
-                let dot = s.to_f(dot::<S, F>(s, &lines, c, sub, act, ahead.chunk::<F>(g, c)));
-                total[g] = s.fma(dot, scale, total[g]);
+                let (ahead, zero) = (ahead.chunk::<F>(g, c), s.splat_i(0));
+                let dot = add_dot::<S, F>(s, &groups[g], &lines, (c, sub), act, ahead, zero);
+                total[g] = s.fma(s.to_f(dot), scale, total[g]);
                 if F::MIN {
                     let min = s.as_f(s.load_i(&groups[g].mins[at]));
                     total[g] = s.fma(min, s.splat_f(act.sum[at]), total[g]);
@@ -198,37 +198,40 @@ const fn chunk_bytes<F: Format>() -> usize {
     4 * CHUNK_LINES * F::DTYPE.block_bytes() / F::DTYPE.block_len()
 }
 
-/// The integer sum of sub-block `sub` of chunk `c`. Asks for its part of the chunk's lines at
-/// `ahead`.
+/// `total` plus the integer sum of sub-block `sub` of chunk `c`, times its scale where that is an integer. Asks for
+/// its part of the chunk's lines at `ahead`.
 #[inline(always)]
-fn dot<S: Simd, F: Format>(
+fn add_dot<S: Simd, F: Format>(
     s: S,
+    group: &Int8Group,
     lines: &[S::I; CHUNK_LINES],
-    c: usize,
-    sub: usize,
+    (c, sub): (usize, usize),
     act: &ActivationBlock,
     ahead: *const u8,
+    mut total: S::I,
 ) -> S::I {
     let wanted = chunk_bytes::<F>().div_ceil(4);
     let n = F::SUB / 4;
-    let start = if F::OFFSET == 0 { 0 } else { act.start[c * CHUNK_LINES / n + sub] };
-    let mut dot = s.splat_i(start);
+    let in_block = c * CHUNK_LINES / n + sub;
+    let factor = sums::factor::<S, F>(s, group, in_block);
     let words = &act.words[c * CHUNK_LINES..][..CHUNK_LINES];
-    for line in sub * n..(sub + 1) * n {
-        // At most two: a loop would stay one.
-        let (i, end) = (line * wanted / CHUNK_LINES, (line + 1) * wanted / CHUNK_LINES);
-        if i < end {
-            prefetch(ahead.wrapping_add(i * CACHE_LINE));
+    let mut first = 0;
+    while first < n {
+        let end = n.min(first + sums::lines::<S, F>());
+        let mut dot = sums::start::<S, F>(s, act, in_block, first);
+        for line in sub * n + first..sub * n + end {
+            // At most two: a loop would stay one.
+            let (i, end) = (line * wanted / CHUNK_LINES, (line + 1) * wanted / CHUNK_LINES);
+            if i < end {
+                prefetch(ahead.wrapping_add(i * CACHE_LINE));
+            }
+            if i + 1 < end {
+                prefetch(ahead.wrapping_add((i + 1) * CACHE_LINE));
+            }
+            dot = sums::add_line::<S, F>(s, dot, lines[line], s.splat_i(words[line]));
         }
-        if i + 1 < end {
-            prefetch(ahead.wrapping_add((i + 1) * CACHE_LINE));
-        }
-        let a = s.splat_i(words[line]);
-        dot = if F::WIDE {
-            s.dot::<true>(dot, lines[line], a)
-        } else {
-            s.dot::<false>(dot, lines[line], a)
-        };
+        total = sums::widen::<S, F>(s, total, dot, factor);
+        first = end;
     }
-    dot
+    total
 }

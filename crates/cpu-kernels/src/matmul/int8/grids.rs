@@ -164,6 +164,7 @@ impl Format for Iq2Xxs {
     const DTYPE: DType = DType::IQ2_XXS;
     const SUB: usize = 32;
     const OFFSET: i32 = SIGNED;
+    const LARGEST: i32 = 127;
     const MIN: bool = false;
     const SCALES: Scales = Scales::Integer;
 
@@ -199,6 +200,7 @@ impl Format for Iq2Xs {
     const DTYPE: DType = DType::IQ2_XS;
     const SUB: usize = 16;
     const OFFSET: i32 = SIGNED;
+    const LARGEST: i32 = 127;
     const MIN: bool = false;
     const SCALES: Scales = Scales::Integer;
 
@@ -242,6 +244,7 @@ impl Format for Iq2S {
     const DTYPE: DType = DType::IQ2_S;
     const SUB: usize = 16;
     const OFFSET: i32 = SIGNED;
+    const LARGEST: i32 = 127;
     const MIN: bool = false;
     const SCALES: Scales = Scales::Integer;
 
@@ -265,6 +268,7 @@ impl Format for Iq3Xxs {
     const DTYPE: DType = DType::IQ3_XXS;
     const SUB: usize = 32;
     const OFFSET: i32 = SIGNED;
+    const LARGEST: i32 = 127;
     const MIN: bool = false;
     const SCALES: Scales = Scales::Integer;
 
@@ -291,6 +295,7 @@ impl Format for Iq3S {
     const DTYPE: DType = DType::IQ3_S;
     const SUB: usize = 32;
     const OFFSET: i32 = SIGNED;
+    const LARGEST: i32 = 127;
     const MIN: bool = false;
     const SCALES: Scales = Scales::Integer;
 
@@ -334,6 +339,7 @@ impl Format for Iq1S {
     const DTYPE: DType = DType::IQ1_S;
     const SUB: usize = 32;
     const OFFSET: i32 = SHIFTED;
+    const LARGEST: i32 = 18;
     const MIN: bool = false;
     const SCALES: Scales = Scales::Integer;
 
@@ -363,6 +369,7 @@ impl Format for Iq1M {
     const DTYPE: DType = DType::IQ1_M;
     const SUB: usize = 16;
     const OFFSET: i32 = SHIFTED;
+    const LARGEST: i32 = 18;
     const MIN: bool = false;
     const SCALES: Scales = Scales::Integer;
 

@@ -13,6 +13,7 @@ impl Format for Q4K {
     const SMALL: bool = true;
     const SUB: usize = 32;
     const OFFSET: i32 = 0;
+    const LARGEST: i32 = 15;
     const MIN: bool = true;
     const SCALES: Scales = Scales::Integer;
 
@@ -49,6 +50,7 @@ impl Format for Q5K {
     const SMALL: bool = true;
     const SUB: usize = 32;
     const OFFSET: i32 = 0;
+    const LARGEST: i32 = 31;
     const MIN: bool = true;
     const SCALES: Scales = Scales::Integer;
 
@@ -126,6 +128,7 @@ impl Format for Q6K {
     const DTYPE: DType = DType::Q6_K;
     const SUB: usize = 16;
     const OFFSET: i32 = 32;
+    const LARGEST: i32 = 63;
     const MIN: bool = false;
     const SCALES: Scales = Scales::Integer;
 
@@ -174,6 +177,7 @@ impl Format for Q2K {
     const SMALL: bool = true;
     const SUB: usize = 16;
     const OFFSET: i32 = 0;
+    const LARGEST: i32 = 3;
     const MIN: bool = true;
     const SCALES: Scales = Scales::Integer;
 
@@ -213,6 +217,7 @@ impl Format for Q3K {
     const DTYPE: DType = DType::Q3_K;
     const SUB: usize = 16;
     const OFFSET: i32 = 4;
+    const LARGEST: i32 = 7;
     const MIN: bool = false;
     const SCALES: Scales = Scales::Integer;
 
@@ -257,6 +262,7 @@ impl Format for Tq2_0 {
     const DTYPE: DType = DType::TQ2_0;
     const SUB: usize = 32;
     const OFFSET: i32 = 1;
+    const LARGEST: i32 = 3;
     const MIN: bool = false;
     const SCALES: Scales = Scales::Integer;
 

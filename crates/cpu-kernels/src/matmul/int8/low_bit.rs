@@ -11,6 +11,7 @@ impl Format for Q1_0 {
     const DTYPE: DType = DType::Q1_0;
     const SUB: usize = 32;
     const OFFSET: i32 = 1;
+    const LARGEST: i32 = 2;
     const MIN: bool = false;
     const SCALES: Scales = Scales::PerBlock32;
 
@@ -40,6 +41,7 @@ impl Format for Q2_0 {
     const DTYPE: DType = DType::Q2_0;
     const SUB: usize = 32;
     const OFFSET: i32 = 1;
+    const LARGEST: i32 = 3;
     const MIN: bool = false;
     const SCALES: Scales = Scales::PerBlock32;
 

@@ -17,6 +17,7 @@ mod low_bit;
 mod nibbles;
 mod nvfp4;
 mod quants32;
+mod sums;
 mod sweep;
 mod ternary;
 #[cfg(target_arch = "x86_64")]
@@ -86,8 +87,10 @@ trait Format {
     /// two of a byte each.
     #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     const SMALL: bool = false;
+    /// The largest of the unsigned bytes.
+    const LARGEST: i32;
     /// Whether bytes exceed 127.
-    const WIDE: bool = false;
+    const WIDE: bool = Self::LARGEST > 127;
 
     /// Whether [`chunk`](Self::chunk) is there, by which few activations meet a weight without its
     /// being unpacked to memory first.

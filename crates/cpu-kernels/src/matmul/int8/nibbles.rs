@@ -12,6 +12,7 @@ impl Format for Q4_0 {
     const DTYPE: DType = DType::Q4_0;
     const SUB: usize = 32;
     const OFFSET: i32 = 8;
+    const LARGEST: i32 = 15;
     const MIN: bool = false;
     const SCALES: Scales = Scales::PerBlock32;
 
@@ -39,6 +40,7 @@ impl Format for Q4_1 {
     const DTYPE: DType = DType::Q4_1;
     const SUB: usize = 32;
     const OFFSET: i32 = 0;
+    const LARGEST: i32 = 15;
     const MIN: bool = true;
     const SCALES: Scales = Scales::PerBlock32;
 
@@ -133,9 +135,9 @@ impl Format for Iq4Nl {
     const DTYPE: DType = DType::IQ4_NL;
     const SUB: usize = 32;
     const OFFSET: i32 = 128;
+    const LARGEST: i32 = 255;
     const MIN: bool = false;
     const SCALES: Scales = Scales::PerBlock32;
-    const WIDE: bool = true;
 
     const DIRECT: bool = true;
 
@@ -158,9 +160,9 @@ impl Format for Iq4Xs {
     const DTYPE: DType = DType::IQ4_XS;
     const SUB: usize = 32;
     const OFFSET: i32 = 128;
+    const LARGEST: i32 = 255;
     const MIN: bool = false;
     const SCALES: Scales = Scales::Integer;
-    const WIDE: bool = true;
 
     const DIRECT: bool = true;
 
@@ -195,6 +197,7 @@ impl Format for Mxfp4 {
     const DTYPE: DType = DType::MXFP4;
     const SUB: usize = 32;
     const OFFSET: i32 = 12;
+    const LARGEST: i32 = 24;
     const MIN: bool = false;
     const SCALES: Scales = Scales::PerBlock32;
 

@@ -12,6 +12,7 @@ impl Format for Nvfp4 {
     const DTYPE: DType = DType::NVFP4;
     const SUB: usize = 16;
     const OFFSET: i32 = 12;
+    const LARGEST: i32 = 24;
     const MIN: bool = false;
     const SCALES: Scales = Scales::PerBlock32;
 

@@ -12,9 +12,9 @@ impl Format for Q8_0 {
     const DTYPE: DType = DType::Q8_0;
     const SUB: usize = 32;
     const OFFSET: i32 = 128;
+    const LARGEST: i32 = 255;
     const MIN: bool = false;
     const SCALES: Scales = Scales::PerBlock32;
-    const WIDE: bool = true;
 
     const DIRECT: bool = true;
 
@@ -52,6 +52,7 @@ impl Format for Q5_0 {
     const DTYPE: DType = DType::Q5_0;
     const SUB: usize = 32;
     const OFFSET: i32 = 16;
+    const LARGEST: i32 = 31;
     const MIN: bool = false;
     const SCALES: Scales = Scales::PerBlock32;
 
@@ -72,6 +73,7 @@ impl Format for Q5_1 {
     const DTYPE: DType = DType::Q5_1;
     const SUB: usize = 32;
     const OFFSET: i32 = 0;
+    const LARGEST: i32 = 31;
     const MIN: bool = true;
     const SCALES: Scales = Scales::PerBlock32;
 

@@ -1,7 +1,7 @@
 //! A panel times all activations.
 
 use super::activations::ActivationBlock;
-use super::{Format, Int8Group, Scales};
+use super::{Format, Int8Group, Scales, sums};
 use crate::matmul::PANEL_GROUPS;
 use crate::simd::{LANES, Simd};
 
@@ -61,7 +61,7 @@ fn float_tile<S: Simd, F: Format, const G: usize, const M: usize>(
     let (groups, acts) = (&groups[..G], &acts[..M]);
     let mut total = [[s.splat_f(0.0); M]; G];
     for sub in 0..subs {
-        let dots = dots::<S, F, G, M>(s, groups, sub, acts);
+        let dots = add_dots::<S, F, G, M>(s, groups, sub, acts, [[s.splat_i(0); M]; G]);
         for g in 0..G {
             let scale = s.as_f(s.load_i(&groups[g].scales[sub]));
             for i in 0..M {
@@ -96,13 +96,7 @@ fn integer_tile<S: Simd, F: Format, const G: usize, const M: usize>(
     let (groups, acts) = (&groups[..G], &acts[..M]);
     let mut total = [[s.splat_i(0); M]; G];
     for sub in 0..subs {
-        let dots = dots::<S, F, G, M>(s, groups, sub, acts);
-        for g in 0..G {
-            let scale = s.load_i(&groups[g].scales[sub]);
-            for i in 0..M {
-                total[g][i] = s.add_i(total[g][i], s.mul_i(dots[g][i], scale));
-            }
-        }
+        total = add_dots::<S, F, G, M>(s, groups, sub, acts, total);
     }
     for i in 0..M {
         for g in 0..G {
@@ -133,37 +127,44 @@ pub(super) fn add_block<S: Simd, F: Format>(
     s.fma(value, s.splat_f(act.scale[0]), sum)
 }
 
-/// The integer sums of sub-block `sub`.
+/// `total` plus the integer sums of sub-block `sub`, times their scale where that is an integer.
 #[inline(always)]
-fn dots<S: Simd, F: Format, const G: usize, const M: usize>(
+fn add_dots<S: Simd, F: Format, const G: usize, const M: usize>(
     s: S,
     groups: &[Int8Group],
     sub: usize,
     acts: &[ActivationBlock],
+    mut total: [[S::I; M]; G],
 ) -> [[S::I; M]; G] {
-    let lines = F::SUB / 4;
-    let mut dots = [[s.splat_i(0); M]; G];
-    for i in 0..M {
-        let start = s.splat_i(if F::OFFSET == 0 { 0 } else { acts[i].start[sub] });
-        for g in 0..G {
-            dots[g][i] = start;
-        }
-    }
-    for line in sub * lines..(sub + 1) * lines {
-        let mut w = [s.splat_i(0); G];
-        for g in 0..G {
-            w[g] = s.load_i(&groups[g].lines[line]);
-        }
+    let mut first = 0;
+    while first < F::SUB / 4 {
+        let end = (F::SUB / 4).min(first + sums::lines::<S, F>());
+        let mut dots = [[s.splat_i(0); M]; G];
         for i in 0..M {
-            let a = s.splat_i(acts[i].words[line]);
+            let start = sums::start::<S, F>(s, &acts[i], sub, first);
             for g in 0..G {
-                dots[g][i] = if F::WIDE {
-                    s.dot::<true>(dots[g][i], w[g], a)
-                } else {
-                    s.dot::<false>(dots[g][i], w[g], a)
-                };
+                dots[g][i] = start;
             }
         }
+        for line in sub * F::SUB / 4 + first..sub * F::SUB / 4 + end {
+            let mut w = [s.splat_i(0); G];
+            for g in 0..G {
+                w[g] = s.load_i(&groups[g].lines[line]);
+            }
+            for i in 0..M {
+                let a = s.splat_i(acts[i].words[line]);
+                for g in 0..G {
+                    dots[g][i] = sums::add_line::<S, F>(s, dots[g][i], w[g], a);
+                }
+            }
+        }
+        for g in 0..G {
+            let factor = sums::factor::<S, F>(s, &groups[g], sub);
+            for i in 0..M {
+                total[g][i] = sums::widen::<S, F>(s, total[g][i], dots[g][i], factor);
+            }
+        }
+        first = end;
     }
-    dots
+    total
 }

@@ -13,6 +13,7 @@ impl Format for Tq1_0 {
     const DTYPE: DType = DType::TQ1_0;
     const SUB: usize = 32;
     const OFFSET: i32 = 1;
+    const LARGEST: i32 = 3;
     const MIN: bool = false;
     const SCALES: Scales = Scales::Integer;
 
