@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[non_exhaustive]
 pub enum Isa {
-    /// Plain Rust, compiled for the target's baseline.
+    /// What every processor has: SSE2 on x86-64, elsewhere plain Rust compiled for the target's baseline.
     Portable,
     /// AVX2, FMA and F16C.
     Avx2,

@@ -7,8 +7,8 @@
 //! and no sum crosses lanes.
 //!
 //! An instruction set is one file with an implementation of `Simd`, a line in [`dispatch`] and one in
-//! `Isa`. Processors other than x86-64 run the portable one, which the compiler vectorises for their
-//! baseline; a NEON path will be `neon.rs`, four registers a value, its `dot` the `usdot` (or
+//! `Isa`. [`Isa::Portable`] is SSE2 on x86-64; other processors run plain Rust, which the compiler vectorises for
+//! their baseline; a NEON path will be `neon.rs`, four registers a value, its `dot` the `usdot` (or
 //! `sdot` of bytes less 128) of ARMv8.6.
 
 #[cfg(target_arch = "x86_64")]
@@ -19,9 +19,12 @@ pub(crate) mod math;
 mod portable;
 mod prefetch;
 mod sixteen;
+#[cfg(target_arch = "x86_64")]
+mod sse2;
 mod tile;
 
 use crate::{Isa, KernelError};
+#[cfg(not(target_arch = "x86_64"))]
 use portable::Portable;
 pub(crate) use prefetch::{CACHE_LINE, prefetch, prefetch_near};
 pub(crate) use sixteen::{Sixteen, Stream};
@@ -38,6 +41,8 @@ pub(crate) trait Simd: Copy {
     type F: Copy;
     /// Whether there are 32 registers that hold all 16 lanes each.
     const MANY_REGISTERS: bool;
+    /// Whether there are just 4.
+    const FEW_REGISTERS: bool = false;
     /// Whether products of bytes are widened to 32 bits by another instruction than the one that multiplies, so
     /// that [`add_pairs`](Self::add_pairs) is there to be summed first.
     const PAIRS: bool = false;
@@ -217,7 +222,8 @@ pub(crate) trait Op {
 /// Runs `op` with the instructions of `isa`.
 pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
     match isa {
-        Isa::Portable => op.run(Portable),
+        #[cfg(target_arch = "x86_64")]
+        Isa::Portable => op.run(sse2::Sse2),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx2 => avx2::run(op),
         #[cfg(target_arch = "x86_64")]

@@ -1,4 +1,5 @@
-//! Sixteen lanes in plain Rust. The reference that the other paths are tested against.
+//! Sixteen lanes in plain Rust: the reference that the other paths are tested against, and what processors other
+//! than x86-64 run.
 
 use super::{LANES, Line, Simd, Tile};
 
@@ -31,7 +32,6 @@ impl Simd for Portable {
     type I = I;
     type F = F;
     const MANY_REGISTERS: bool = false;
-    const PAIRS: bool = cfg!(target_arch = "x86_64");
 
     #[inline(always)]
     fn splat_i(self, v: i32) -> I {
@@ -130,17 +130,15 @@ impl Simd for Portable {
         bytemuck::cast(bytes)
     }
     #[inline(always)]
-    fn dot<const WIDE: bool>(self, acc: I, w: I, a: I) -> I {
-        dot_4(acc, w, a)
-    }
-    #[cfg(target_arch = "x86_64")]
-    #[inline(always)]
-    fn add_pairs(self, sums: I, w: I, a: I) -> I {
-        add_pairs(sums, w, a)
-    }
-    #[inline(always)]
-    fn twice(self, v: I) -> I {
-        map(v, |v| v & 0xffff | v << 16)
+    fn dot<const WIDE: bool>(self, mut acc: I, w: I, a: I) -> I {
+        for i in 0..LANES {
+            let (w, a) = (w[i].to_le_bytes(), a[i].to_le_bytes());
+            for (w, a) in w.into_iter().zip(a) {
+                let product = i32::from(w) * i32::from(a as i8);
+                acc[i] = acc[i].wrapping_add(product as u32);
+            }
+        }
+        acc
     }
 
     #[inline(always)]
@@ -270,71 +268,6 @@ fn f16_to_f32(bits: u32) -> f32 {
     f32::from_bits(sign | if exponent == 0 { subnormal } else { normal })
 }
 
-/// [`Simd::dot`] by the multiplication of 16-bit pairs that is part of x86-64, SSE2: LLVM does not
-/// see it in a loop.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn dot_4(acc: I, w: I, a: I) -> I {
-    use std::arch::x86_64::*;
-    let (acc, w, a): ([__m128i; 4], [__m128i; 4], [__m128i; 4]) =
-        (bytemuck::cast(acc), bytemuck::cast(w), bytemuck::cast(a));
-    let mut out = acc;
-    for i in 0..4 {
-        // SAFETY: every x86-64 processor has SSE2.
-        unsafe {
-            // Even and odd bytes in 16 bits each.
-            let even_w = _mm_and_si128(w[i], _mm_set1_epi16(0xff));
-            let even_a = _mm_srai_epi16::<8>(_mm_slli_epi16::<8>(a[i]));
-            let even = _mm_madd_epi16(even_w, even_a);
-            let odd = _mm_madd_epi16(_mm_srli_epi16::<8>(w[i]), _mm_srai_epi16::<8>(a[i]));
-            out[i] = _mm_add_epi32(acc[i], _mm_add_epi32(even, odd));
-        }
-    }
-    bytemuck::cast(out)
-}
-
-/// [`Simd::add_pairs`] by SSE2's products of 16 bits.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-fn add_pairs(sums: I, w: I, a: I) -> I {
-    use std::arch::x86_64::*;
-    let (sums, w, a): ([__m128i; 4], [__m128i; 4], [__m128i; 4]) =
-        (bytemuck::cast(sums), bytemuck::cast(w), bytemuck::cast(a));
-    let mut out = sums;
-    for i in 0..4 {
-        // SAFETY: every x86-64 processor has SSE2.
-        unsafe {
-            let even_w = _mm_and_si128(w[i], _mm_set1_epi16(0xff));
-            let even_a = _mm_srai_epi16::<8>(_mm_slli_epi16::<8>(a[i]));
-            let even = _mm_mullo_epi16(even_w, even_a);
-            let odd = _mm_mullo_epi16(_mm_srli_epi16::<8>(w[i]), _mm_srai_epi16::<8>(a[i]));
-            out[i] = _mm_add_epi16(sums[i], _mm_add_epi16(even, odd));
-        }
-    }
-    bytemuck::cast(out)
-}
-
-/// [`Simd::dot`].
-#[cfg(not(target_arch = "x86_64"))]
-#[inline(always)]
-fn dot_4(acc: I, w: I, a: I) -> I {
-    dot_4_plain(acc, w, a)
-}
-
-/// [`Simd::dot`] in plain integers.
-#[cfg(any(test, not(target_arch = "x86_64")))]
-#[inline(always)]
-fn dot_4_plain(mut acc: I, w: I, a: I) -> I {
-    for i in 0..LANES {
-        let (w, a) = (w[i].to_le_bytes(), a[i].to_le_bytes());
-        for (w, a) in w.into_iter().zip(a) {
-            let product = i32::from(w) * i32::from(a as i8);
-            acc[i] = acc[i].wrapping_add(product as u32);
-        }
-    }
-    acc
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -355,7 +288,6 @@ mod tests {
                 let words = [u32::from_le_bytes([w, 255, 0, w]); LANES];
                 let acts = [u32::from_le_bytes([a as u8, 127, 0x81, a as u8]); LANES];
                 let got = Portable.dot::<true>([7; LANES], words, acts);
-                assert_eq!(got, dot_4_plain([7; LANES], words, acts));
                 let want = 7 + 2 * i32::from(w) * i32::from(a) + 255 * 127;
                 assert_eq!(got, [want as u32; LANES]);
             }

@@ -146,27 +146,34 @@ impl Format for Q6K {
 
     #[inline(always)]
     fn chunk<S: Simd, T: Sixteen>(s: S, tile: T, c: usize) -> [S::I; CHUNK_LINES] {
-        let four = s.splat_i(0x0f0f_0f0f);
-        let top = s.splat_i(0x3030_3030);
         // 128 elements have 64 bytes of nibbles and 32 of upper bits: bits 2q of byte l belong to
         // element 32q + l, whose nibble is the low one of byte 32q + l, and from 64 on the high
         // one of byte 32q + l - 64.
-        let (half, shift) = (c / 2, (c % 2 * 4) as u32);
-        let a = [tile.load_4(s, 64 * half), tile.load_4(s, 64 * half + 16)];
-        let b = [tile.load_4(s, 64 * half + 32), tile.load_4(s, 64 * half + 48)];
-        let high = [tile.load_4(s, 128 + 32 * half), tile.load_4(s, 144 + 32 * half)];
-        let mut out = [four; CHUNK_LINES];
-        for l in 0..2 {
-            for i in 0..4 {
-                let bits = s.shr(high[l][i], shift);
-                let first = s.or(s.and(s.shr(a[l][i], shift), four), s.and(s.shl(bits, 4), top));
-                let second = s.or(s.and(s.shr(b[l][i], shift), four), s.and(s.shl(bits, 2), top));
-                out[l * 4 + i] = first;
-                out[8 + l * 4 + i] = second;
-            }
-        }
-        out
+        let (low, high, shift) = (c / 2 * 64, 128 + c / 2 * 32, (c % 2 * 4) as u32);
+        let first = six_bits(s, tile, [low, low + 32], high, shift);
+        in_order::<S>(first, six_bits(s, tile, [low + 16, low + 48], high + 16, shift))
     }
+}
+
+/// Nibbles `shift` bits up in 16 bytes at `low[0]`, below the two bits `shift` up in those at `high`; then nibbles of
+/// those at `low[1]`, below the next two bits. (As loops over arrays of arrays, compilers kept all of it in memory.)
+#[inline(always)]
+fn six_bits<S: Simd, T: Sixteen>(
+    s: S,
+    tile: T,
+    low: [usize; 2],
+    high: usize,
+    shift: u32,
+) -> [S::I; 8] {
+    let (four, top) = (s.splat_i(0x0f0f_0f0f), s.splat_i(0x3030_3030));
+    let (a, b, high) = (tile.load_4(s, low[0]), tile.load_4(s, low[1]), tile.load_4(s, high));
+    let mut out = [four; 8];
+    for i in 0..4 {
+        let bits = s.shr(high[i], shift);
+        out[i] = s.or(s.and(s.shr(a[i], shift), four), s.and(s.shl(bits, 4), top));
+        out[4 + i] = s.or(s.and(s.shr(b[i], shift), four), s.and(s.shl(bits, 2), top));
+    }
+    out
 }
 
 /// 16 bytes of scale and minimum nibbles, 64 bytes of 2 bits, f16 scale and minimum.

@@ -4,6 +4,7 @@ use super::activations::ActivationBlock;
 use super::{Format, Int8Group, Scales, sums};
 use crate::matmul::PANEL_GROUPS;
 use crate::simd::{LANES, Simd};
+use std::hint::black_box;
 
 /// Adds the products of `subs` sub-blocks to `sums[i * PANEL_GROUPS + g]`.
 #[inline(always)]
@@ -24,6 +25,7 @@ pub(super) fn sweep<S: Simd, F: Format>(
             i += match (quad, acts.len()) {
                 (true, 3..) => tile::<S, F, 4, 3>(s, groups, subs, acts, sums),
                 (true, _) => tile::<S, F, 4, 1>(s, groups, subs, acts, sums),
+                (false, 2..) if S::FEW_REGISTERS => tile::<S, F, 1, 2>(s, groups, subs, acts, sums),
                 (false, 3..) => tile::<S, F, 1, 3>(s, groups, subs, acts, sums),
                 (false, _) => tile::<S, F, 1, 1>(s, groups, subs, acts, sums),
             };
@@ -146,13 +148,25 @@ fn add_dots<S: Simd, F: Format, const G: usize, const M: usize>(
                 dots[g][i] = start;
             }
         }
-        for line in sub * F::SUB / 4 + first..sub * F::SUB / 4 + end {
+        // Where registers are few the loop must stay one: compilers that see its end keep all lines in registers,
+        // more than there are.
+        let from = sub * F::SUB / 4 + first;
+        let n = if S::MANY_REGISTERS { end - first } else { black_box(end - first) };
+        let mut lines = [&groups[0].lines[from..][..n]; G];
+        for g in 1..G {
+            lines[g] = &groups[g].lines[from..][..n];
+        }
+        let mut words = [&acts[0].words[from..][..n]; M];
+        for i in 1..M {
+            words[i] = &acts[i].words[from..][..n];
+        }
+        for line in 0..n {
             let mut w = [s.splat_i(0); G];
             for g in 0..G {
-                w[g] = s.load_i(&groups[g].lines[line]);
+                w[g] = s.load_i(&lines[g][line]);
             }
             for i in 0..M {
-                let a = s.splat_i(acts[i].words[line]);
+                let a = s.splat_i(words[i][line]);
                 for g in 0..G {
                     dots[g][i] = sums::add_line::<S, F>(s, dots[g][i], w[g], a);
                 }
