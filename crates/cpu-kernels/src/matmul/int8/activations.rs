@@ -162,7 +162,8 @@ fn round_block<S: Simd, const STEP: usize, const SUB: usize>(
     out.start = if S::PAIRS && rounding.pairs {
         let mut start = sums_of::<S, SUB>(s, q, 0x0000_0101);
         for (low, total) in start.iter_mut().zip(&totals) {
-            *low = (-offset * *low & 0xffff) | (-offset * (total - *low)) << 16;
+            let high = -offset * (total - *low);
+            *low = ((-offset * *low) & 0xffff) | (high << 16);
         }
         start
     } else {
