@@ -1,7 +1,7 @@
 #!/bin/sh
 # The tests of this crate under AddressSanitizer; arguments go to cargo test.
 #
-#   crates/cpu-kernels/asan.sh                    all unit tests
+#   crates/cpu-kernels/asan.sh                    all of them
 #   crates/cpu-kernels/asan.sh -- matmul          those of products
 #
 # No nightly toolchain is needed: the flag is unstable, the runtime comes with the compiler. What is
@@ -12,4 +12,4 @@ cd "$(dirname "$0")/../.."
 # --target keeps the flags from build scripts and procedural macros, which run uninstrumented.
 host=$(rustc -vV | sed -n 's/^host: //p')
 export RUSTC_BOOTSTRAP=1 RUSTFLAGS="${RUSTFLAGS:-} -Zsanitizer=address"
-exec cargo test --target "$host" --target-dir target/asan -p cpu-kernels --lib "$@"
+exec cargo test --target "$host" --target-dir target/asan -p cpu-kernels --lib --tests "$@"

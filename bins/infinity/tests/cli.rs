@@ -112,7 +112,7 @@ fn a_profile_tells_where_the_time_went() {
     // Four tokens are chosen, and three of them are fed again through six layers of seven products,
     // of which those with the same activations are one.
     assert_eq!((calls("decode"), calls("  sampling"), calls("  attention")), (4, 4, 18));
-    assert_eq!((calls("  linear Q8_0"), calls("    quantize activations")), (72, 72));
+    assert_eq!((calls("  linear Q8_0"), calls("    quantize activations int8")), (72, 72));
 
     succeed(&[&args[..], &[&format!("--profile={}", text(&file))]].concat());
     let events: Vec<Value> = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();

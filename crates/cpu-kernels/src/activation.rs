@@ -25,41 +25,20 @@ pub enum Activation {
     ReluSquared,
 }
 
-/// [`Activation::Silu`] of each element.
-pub fn silu(x: &mut [f32]) {
-    apply_here(Activation::Silu, x);
-}
-/// [`Activation::GeluErf`] of each element.
-pub fn gelu_erf(x: &mut [f32]) {
-    apply_here(Activation::GeluErf, x);
-}
-/// [`Activation::GeluTanh`] of each element.
-pub fn gelu_tanh(x: &mut [f32]) {
-    apply_here(Activation::GeluTanh, x);
-}
-/// [`Activation::GeluQuick`] of each element.
-pub fn gelu_quick(x: &mut [f32]) {
-    apply_here(Activation::GeluQuick, x);
-}
-/// [`Activation::Relu`] of each element.
-pub fn relu(x: &mut [f32]) {
-    apply_here(Activation::Relu, x);
-}
-
-fn apply_here(act: Activation, x: &mut [f32]) {
-    dispatch(Isa::active(), Apply { act, x, up: None });
+fn apply_here(isa: Isa, act: Activation, x: &mut [f32]) {
+    dispatch(isa, Apply { act, x, up: None });
 }
 
 /// Elements that a chunk of the pool's work has.
 const CHUNK: usize = 8192;
 
 /// `act` of each element, on all threads.
-pub fn apply(pool: &ThreadPool, act: Activation, x: &mut [f32]) {
+pub fn apply(pool: &ThreadPool, isa: Isa, act: Activation, x: &mut [f32]) {
     let len = x.len();
     let x = DisjointMut::new(x);
     pool.run(len.div_ceil(CHUNK), |i| {
         // SAFETY: chunks are disjoint.
-        apply_here(act, unsafe { x.slice_mut(i * CHUNK..len.min((i + 1) * CHUNK)) });
+        apply_here(isa, act, unsafe { x.slice_mut(i * CHUNK..len.min((i + 1) * CHUNK)) });
     });
 }
 
@@ -67,14 +46,14 @@ pub fn apply(pool: &ThreadPool, act: Activation, x: &mut [f32]) {
 ///
 /// # Panics
 /// If lengths do not agree.
-pub fn gated(pool: &ThreadPool, act: Activation, gate: &mut [f32], up: &[f32]) {
+pub fn gated(pool: &ThreadPool, isa: Isa, act: Activation, gate: &mut [f32], up: &[f32]) {
     assert_eq!(gate.len(), up.len(), "as many gates as values");
     let gate = DisjointMut::new(gate);
     pool.run(up.len().div_ceil(CHUNK), |i| {
         let range = i * CHUNK..up.len().min((i + 1) * CHUNK);
         // SAFETY: chunks are disjoint.
         let x = unsafe { gate.slice_mut(range.clone()) };
-        dispatch(Isa::active(), Apply { act, x, up: Some(&up[range]) });
+        dispatch(isa, Apply { act, x, up: Some(&up[range]) });
     });
 }
 
@@ -163,7 +142,7 @@ mod tests {
             for act in [Silu, GeluErf, GeluTanh, GeluQuick, Relu, ReluSquared] {
                 let x: Vec<f32> = (0..2001).map(|i| (i as f32 - 1000.0) * 0.0173).collect();
                 let mut y = x.clone();
-                dispatch(isa, Apply { act, x: &mut y, up: None });
+                apply_here(isa, act, &mut y);
                 for (&x, &y) in x.iter().zip(&y) {
                     let want = exact(act, f64::from(x));
                     let error = (f64::from(y) - want).abs();
@@ -178,24 +157,26 @@ mod tests {
         let pool = ThreadPool::new(2);
         let gate: Vec<f32> = (0..20_000).map(|i| (i as f32 * 0.01).sin() * 4.0).collect();
         let up: Vec<f32> = (0..20_000).map(|i| (i as f32 * 0.02).cos()).collect();
-        let mut out = gate.clone();
-        gated(&pool, Activation::Silu, &mut out, &up);
-        let mut want = gate.clone();
-        silu(&mut want);
-        for i in 0..gate.len() {
-            assert_eq!(out[i], want[i] * up[i]);
+        for isa in Isa::supported() {
+            let mut want = gate.clone();
+            apply_here(isa, Activation::Silu, &mut want);
+            let mut threaded = gate.clone();
+            apply(&pool, isa, Activation::Silu, &mut threaded);
+            assert_eq!(threaded, want, "{isa}");
+            let mut out = gate.clone();
+            gated(&pool, isa, Activation::Silu, &mut out, &up);
+            assert!((0..out.len()).all(|i| out[i] == want[i] * up[i]), "{isa}");
         }
-        let mut threaded = gate.clone();
-        apply(&pool, Activation::Silu, &mut threaded);
-        assert_eq!(threaded, want);
     }
 
     #[test]
     fn not_a_number_stays() {
-        for act in [Activation::Silu, Activation::GeluErf, Activation::Relu] {
-            let mut x = [f32::NAN; 3];
-            apply_here(act, &mut x);
-            assert!(x.iter().all(|v| v.is_nan()), "{act:?}");
+        for isa in Isa::supported() {
+            for act in [Activation::Silu, Activation::GeluErf, Activation::Relu] {
+                let mut x = [f32::NAN; 3];
+                apply_here(isa, act, &mut x);
+                assert!(x.iter().all(|v| v.is_nan()), "{isa} {act:?}");
+            }
         }
     }
 }

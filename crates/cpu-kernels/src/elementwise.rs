@@ -11,16 +11,16 @@ pub(crate) const CHUNK: usize = 16_384;
 ///
 /// # Panics
 /// If lengths do not agree.
-pub fn add(pool: &ThreadPool, x: &mut [f32], y: &[f32]) {
-    combine::<Add>(pool, x, y);
+pub fn add(pool: &ThreadPool, isa: Isa, x: &mut [f32], y: &[f32]) {
+    combine::<Add>(pool, isa, x, y);
 }
 
 /// `x *= y`.
 ///
 /// # Panics
 /// If lengths do not agree.
-pub fn mul(pool: &ThreadPool, x: &mut [f32], y: &[f32]) {
-    combine::<Mul>(pool, x, y);
+pub fn mul(pool: &ThreadPool, isa: Isa, x: &mut [f32], y: &[f32]) {
+    combine::<Mul>(pool, isa, x, y);
 }
 
 /// What is done with two numbers.
@@ -45,7 +45,7 @@ impl Combine for Mul {
     }
 }
 
-fn combine<C: Combine>(pool: &ThreadPool, x: &mut [f32], y: &[f32]) {
+fn combine<C: Combine>(pool: &ThreadPool, isa: Isa, x: &mut [f32], y: &[f32]) {
     assert_eq!(x.len(), y.len(), "as many elements on both sides");
     let x = DisjointMut::new(x);
     pool.run(y.len().div_ceil(CHUNK), |i| {
@@ -53,7 +53,7 @@ fn combine<C: Combine>(pool: &ThreadPool, x: &mut [f32], y: &[f32]) {
         // SAFETY: chunks are disjoint.
         let x = unsafe { x.slice_mut(range.clone()) };
         let what = std::marker::PhantomData::<C>;
-        dispatch(Isa::active(), Combined { x, y: &y[range], what });
+        dispatch(isa, Combined { x, y: &y[range], what });
     });
 }
 
@@ -101,16 +101,13 @@ mod tests {
             let x: Vec<f32> = (0..n).map(|i| i as f32 * 0.5 - 7.0).collect();
             let y: Vec<f32> = (0..n).map(|i| 3.0 - i as f32).collect();
             for isa in Isa::supported() {
-                let mut sum = x.clone();
-                let what = std::marker::PhantomData::<Add>;
-                dispatch(isa, Combined { x: &mut sum, y: &y, what });
-                assert!((0..n).all(|i| sum[i] == x[i] + y[i]), "{isa}");
+                let pool = ThreadPool::new(2);
+                let (mut sum, mut product) = (x.clone(), x.clone());
+                add(&pool, isa, &mut sum, &y);
+                mul(&pool, isa, &mut product, &y);
+                let exact = |i| sum[i] == x[i] + y[i] && product[i] == x[i] * y[i];
+                assert!((0..n).all(exact), "{isa}");
             }
-            let pool = ThreadPool::new(2);
-            let (mut sum, mut product) = (x.clone(), x.clone());
-            add(&pool, &mut sum, &y);
-            mul(&pool, &mut product, &y);
-            assert!((0..n).all(|i| sum[i] == x[i] + y[i] && product[i] == x[i] * y[i]));
         }
     }
 }

@@ -17,7 +17,7 @@ pub enum Isa {
     Avx2Vnni,
     /// AVX-512 F, BW, DQ, VL and VNNI; AVX512_BF16 for products of bf16 where the processor has it.
     Avx512,
-    /// AVX-512, and AMX's int8 tiles for products with 16 rows or more (same results as
+    /// AVX-512, and AMX's int8 tiles for products with 8 rows or more (same results as
     /// [`Isa::Avx512`]); where the processor has them, its bf16 tiles for products of bf16 with any
     /// number of rows.
     Amx,

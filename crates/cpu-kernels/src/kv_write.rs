@@ -5,7 +5,7 @@
 
 use crate::matmul::DisjointMut;
 use crate::rope::Rotation;
-use crate::{ThreadPool, codec, elementwise};
+use crate::{Isa, ThreadPool, elementwise};
 use blocks::{BlockError, DType};
 use std::sync::{Mutex, PoisonError};
 
@@ -42,6 +42,7 @@ pub struct KvRows<'a> {
 /// If the rows or angles are not `run.len`.
 pub fn turn_and_store(
     pool: &ThreadPool,
+    isa: Isa,
     rotation: Option<&Rotation<'_>>,
     KvRows { q, k, v }: KvRows<'_>,
     dtype: DType,
@@ -77,13 +78,13 @@ pub fn turn_and_store(
         let (q, k) = unsafe { (q.slice_mut(of(q_width)), k.slice_mut(of(width))) };
         if let Some(rotation) = rotation {
             let rotation = rotation.of_rows(rows.clone());
-            rotation.turn(q, q_width);
-            rotation.turn(k, width);
+            rotation.turn(isa, q, q_width);
+            rotation.turn(isa, k, width);
         }
         // SAFETY: as above, a slot a row.
         let (keys, values) = unsafe { (keys.slice_mut(of(slot)), values.slice_mut(of(slot))) };
-        let stored = codec::encode(dtype, k, width, None, keys)
-            .and_then(|()| codec::encode(dtype, &v[of(width)], width, None, values));
+        let stored = blocks::encode_on(isa, dtype, k, width, None, keys)
+            .and_then(|()| blocks::encode_on(isa, dtype, &v[of(width)], width, None, values));
         if let Err(error) = stored {
             *failed.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
         }
@@ -110,12 +111,16 @@ mod tests {
         let turn = Rotation { head_dim: HEAD, rotary_dim: 16, layout, cos: &cos, sin: &sin };
         let (q, k, v) =
             (noise(n * 4 * HEAD, 3.0), noise(n * 2 * HEAD, 4.0), noise(n * 2 * HEAD, 5.0));
-        for (pool, rotation) in [(ThreadPool::new(1), Some(&turn)), (ThreadPool::new(3), None)] {
+        let pools = [(ThreadPool::new(1), Some(&turn)), (ThreadPool::new(3), None)];
+        for (isa, (pool, rotation)) in
+            Isa::supported().flat_map(|isa| pools.iter().map(move |pool| (isa, pool)))
+        {
+            let rotation = *rotation;
             for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8_0] {
                 let (mut q_want, mut k_want) = (q.clone(), k.clone());
                 if let Some(rotation) = rotation {
-                    rope::apply(&pool, &mut q_want, 4 * HEAD, rotation);
-                    rope::apply(&pool, &mut k_want, 2 * HEAD, rotation);
+                    rope::apply(pool, isa, &mut q_want, 4 * HEAD, rotation);
+                    rope::apply(pool, isa, &mut k_want, 2 * HEAD, rotation);
                 }
                 let bytes = |x: &[f32]| {
                     let mut out = vec![0; dtype.bytes_for(x.len()).unwrap()];
@@ -127,9 +132,9 @@ mod tests {
                 let (mut keys, mut values) = (vec![1; keys_want.len()], vec![1; keys_want.len()]);
                 let run = KvRunMut { keys: &mut keys, values: &mut values, len: n };
                 let rows = KvRows { q: &mut q, k: &mut k, v: &v };
-                turn_and_store(&pool, rotation, rows, dtype, run).unwrap();
-                assert!((q, k) == (q_want, k_want), "{dtype}");
-                assert!((keys, values) == (keys_want, values_want), "{dtype}");
+                turn_and_store(pool, isa, rotation, rows, dtype, run).unwrap();
+                assert!((q, k) == (q_want, k_want), "{isa} {dtype}");
+                assert!((keys, values) == (keys_want, values_want), "{isa} {dtype}");
             }
         }
     }
@@ -141,7 +146,7 @@ mod tests {
         let (mut keys, mut values) = ([0; 34], [0; 34]);
         let rows = KvRows { q: &mut q, k: &mut k, v: &[0.0; HEAD] };
         let run = KvRunMut { keys: &mut keys, values: &mut values, len: 1 };
-        let result = turn_and_store(&pool, None, rows, DType::Q8_0, run);
+        let result = turn_and_store(&pool, Isa::active(), None, rows, DType::Q8_0, run);
         assert_eq!(result, Err(BlockError::NotFinite { dtype: DType::Q8_0, index: 0 }));
     }
 }

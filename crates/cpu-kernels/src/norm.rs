@@ -39,13 +39,13 @@ pub enum NormKind<'a> {
 ///
 /// # Panics
 /// If lengths do not agree.
-pub fn norm(pool: &ThreadPool, norm: &Norm<'_>, x: &[f32], out: &mut [f32]) {
+pub fn norm(pool: &ThreadPool, isa: Isa, norm: &Norm<'_>, x: &[f32], out: &mut [f32]) {
     let n = norm.check(x, out);
     let out = DisjointMut::new(out);
     for_rows(pool, x.len(), n, |range| {
         // SAFETY: chunks are disjoint.
         let out = unsafe { out.slice_mut(range.clone()) };
-        dispatch(Isa::active(), Rows { norm, x: &x[range], out });
+        dispatch(isa, Rows { norm, x: &x[range], out });
     });
 }
 
@@ -53,14 +53,21 @@ pub fn norm(pool: &ThreadPool, norm: &Norm<'_>, x: &[f32], out: &mut [f32]) {
 ///
 /// # Panics
 /// If lengths do not agree.
-pub fn add_norm(pool: &ThreadPool, norm: &Norm<'_>, x: &mut [f32], y: &[f32], out: &mut [f32]) {
+pub fn add_norm(
+    pool: &ThreadPool,
+    isa: Isa,
+    norm: &Norm<'_>,
+    x: &mut [f32],
+    y: &[f32],
+    out: &mut [f32],
+) {
     let n = norm.check(x, out);
     assert_eq!(x.len(), y.len(), "as many elements to add");
     let (len, x, out) = (x.len(), DisjointMut::new(x), DisjointMut::new(out));
     for_rows(pool, len, n, |range| {
         // SAFETY: chunks are disjoint.
         let (x, out) = unsafe { (x.slice_mut(range.clone()), out.slice_mut(range.clone())) };
-        dispatch(Isa::active(), AddRows { norm, x, y: &y[range], out });
+        dispatch(isa, AddRows { norm, x, y: &y[range], out });
     });
 }
 
@@ -184,18 +191,20 @@ mod tests {
         // torch.nn.functional.rms_norm / layer_norm of [1, 2, 3, 4], weight [1, 1, 2, 2]
         let pool = ThreadPool::new(1);
         let (x, w) = ([1.0, 2.0, 3.0, 4.0], [1.0, 1.0, 2.0, 2.0]);
-        let mut out = [0.0; 4];
-        let rms = |weight_offset| NormKind::Rms { weight_offset };
-        norm(&pool, &Norm { kind: rms(0.0), eps: 0.0, weight: &w }, &x, &mut out);
-        let want = [0.365_148_4, 0.730_296_7, 2.190_890_2, 2.921_187];
-        assert!(out.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{out:?}");
-        let less = [0.0, 0.0, 1.0, 1.0];
-        norm(&pool, &Norm { kind: rms(1.0), eps: 0.0, weight: &less }, &x, &mut out);
-        assert!(out.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{out:?}");
-        let kind = NormKind::Layer { bias: Some(&[0.5; 4]) };
-        norm(&pool, &Norm { kind, eps: 1e-5, weight: &w }, &x, &mut out);
-        let want = [-0.841_635_4, 0.052_788_2, 1.394_423_6, 3.183_270_8];
-        assert!(out.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{out:?}");
+        for isa in Isa::supported() {
+            let mut out = [0.0; 4];
+            let rms = |weight_offset| NormKind::Rms { weight_offset };
+            norm(&pool, isa, &Norm { kind: rms(0.0), eps: 0.0, weight: &w }, &x, &mut out);
+            let want = [0.365_148_4, 0.730_296_7, 2.190_890_2, 2.921_187];
+            assert!(out.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{out:?}");
+            let less = [0.0, 0.0, 1.0, 1.0];
+            norm(&pool, isa, &Norm { kind: rms(1.0), eps: 0.0, weight: &less }, &x, &mut out);
+            assert!(out.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{out:?}");
+            let kind = NormKind::Layer { bias: Some(&[0.5; 4]) };
+            norm(&pool, isa, &Norm { kind, eps: 1e-5, weight: &w }, &x, &mut out);
+            let want = [-0.841_635_4, 0.052_788_2, 1.394_423_6, 3.183_270_8];
+            assert!(out.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6), "{out:?}");
+        }
     }
 
     #[test]
@@ -204,13 +213,15 @@ mod tests {
         let x: Vec<f32> = (0..n * 600).map(|i| (i as f32 * 0.37).sin()).collect();
         let w: Vec<f32> = (0..n).map(|i| 1.0 + i as f32 * 0.01).collect();
         let rms = Norm { kind: NormKind::Rms { weight_offset: 0.0 }, eps: 1e-5, weight: &w };
-        let mut batch = vec![0.0; x.len()];
-        norm(&ThreadPool::new(3), &rms, &x, &mut batch);
-        let pool = ThreadPool::new(1);
-        for (x, want) in x.chunks(n).zip(batch.chunks(n)) {
-            let mut alone = vec![0.0; n];
-            norm(&pool, &rms, x, &mut alone);
-            assert_eq!(alone, want);
+        for isa in Isa::supported() {
+            let mut batch = vec![0.0; x.len()];
+            norm(&ThreadPool::new(3), isa, &rms, &x, &mut batch);
+            let pool = ThreadPool::new(1);
+            for (x, want) in x.chunks(n).zip(batch.chunks(n)) {
+                let mut alone = vec![0.0; n];
+                norm(&pool, isa, &rms, x, &mut alone);
+                assert_eq!(alone, want);
+            }
         }
     }
 
@@ -221,14 +232,16 @@ mod tests {
         let y: Vec<f32> = (0..n * 600).map(|i| (i as f32 * 0.21).cos()).collect();
         let (w, b) = (vec![1.5; n], vec![0.25; n]);
         let pool = ThreadPool::new(2);
-        for kind in [NormKind::Rms { weight_offset: 0.0 }, NormKind::Layer { bias: Some(&b) }] {
-            let which = Norm { kind, eps: 1e-5, weight: &w };
-            let (mut fused, mut out) = (x.clone(), vec![0.0; x.len()]);
-            add_norm(&pool, &which, &mut fused, &y, &mut out);
-            let sum: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x + y).collect();
-            let mut want = vec![0.0; x.len()];
-            norm(&pool, &which, &sum, &mut want);
-            assert_eq!((fused, out), (sum, want));
+        for isa in Isa::supported() {
+            for kind in [NormKind::Rms { weight_offset: 0.0 }, NormKind::Layer { bias: Some(&b) }] {
+                let which = Norm { kind, eps: 1e-5, weight: &w };
+                let (mut fused, mut out) = (x.clone(), vec![0.0; x.len()]);
+                add_norm(&pool, isa, &which, &mut fused, &y, &mut out);
+                let sum: Vec<f32> = x.iter().zip(&y).map(|(x, y)| x + y).collect();
+                let mut want = vec![0.0; x.len()];
+                norm(&pool, isa, &which, &sum, &mut want);
+                assert_eq!((fused, out), (sum, want));
+            }
         }
     }
 }

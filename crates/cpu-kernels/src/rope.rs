@@ -53,9 +53,9 @@ impl<'a> Rotation<'a> {
     }
 
     /// Turns the heads of `x: [rows, width]` in this thread.
-    pub(crate) fn turn(self, x: &'a mut [f32], width: usize) {
+    pub(crate) fn turn(self, isa: Isa, x: &'a mut [f32], width: usize) {
         if self.rotary_dim > 0 && width > 0 {
-            dispatch(Isa::active(), Rows { x, width, rotation: self });
+            dispatch(isa, Rows { x, width, rotation: self });
         }
     }
 }
@@ -64,7 +64,7 @@ impl<'a> Rotation<'a> {
 ///
 /// # Panics
 /// If lengths do not agree, or the rotary dimension is odd or larger than the head.
-pub fn apply(pool: &ThreadPool, x: &mut [f32], width: usize, rotation: &Rotation<'_>) {
+pub fn apply(pool: &ThreadPool, isa: Isa, x: &mut [f32], width: usize, rotation: &Rotation<'_>) {
     if x.is_empty() {
         return;
     }
@@ -78,7 +78,7 @@ pub fn apply(pool: &ThreadPool, x: &mut [f32], width: usize, rotation: &Rotation
         let rows = chunk * step..rows.min((chunk + 1) * step);
         // SAFETY: rows are disjoint, and each belongs to one chunk.
         let x = unsafe { x.slice_mut(rows.start * width..rows.end * width) };
-        rotation.of_rows(rows).turn(x, width);
+        rotation.of_rows(rows).turn(isa, x, width);
     });
 }
 
@@ -130,25 +130,29 @@ mod tests {
     #[test]
     fn layouts_pair_the_right_elements() {
         let pool = ThreadPool::new(2);
-        // A quarter turn of the first pair, a half turn of the second; element 4 stays.
-        let (cos, sin) = ([0.0, -1.0], [1.0, 0.0]);
-        let mut x = [1.0, 2.0, 3.0, 4.0, 5.0];
-        let layout = RopeLayout::Interleaved;
-        let turn = Rotation { head_dim: 5, rotary_dim: 4, layout, cos: &cos, sin: &sin };
-        apply(&pool, &mut x, 5, &turn);
-        assert_eq!(x, [-2.0, 1.0, -3.0, -4.0, 5.0]);
-        let mut x = [1.0, 2.0, 3.0, 4.0, 5.0];
-        apply(&pool, &mut x, 5, &Rotation { layout: RopeLayout::Half, ..turn });
-        assert_eq!(x, [-3.0, -2.0, 1.0, -4.0, 5.0]);
+        for isa in Isa::supported() {
+            // A quarter turn of the first pair, a half turn of the second; element 4 stays.
+            let (cos, sin) = ([0.0, -1.0], [1.0, 0.0]);
+            let mut x = [1.0, 2.0, 3.0, 4.0, 5.0];
+            let layout = RopeLayout::Interleaved;
+            let turn = Rotation { head_dim: 5, rotary_dim: 4, layout, cos: &cos, sin: &sin };
+            apply(&pool, isa, &mut x, 5, &turn);
+            assert_eq!(x, [-2.0, 1.0, -3.0, -4.0, 5.0]);
+            let mut x = [1.0, 2.0, 3.0, 4.0, 5.0];
+            apply(&pool, isa, &mut x, 5, &Rotation { layout: RopeLayout::Half, ..turn });
+            assert_eq!(x, [-3.0, -2.0, 1.0, -4.0, 5.0]);
+        }
     }
 
     #[test]
     fn every_row_has_its_angle_and_every_head_the_same() {
         let pool = ThreadPool::new(2);
-        let mut x = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0];
-        let (cos, sin) = (&[1.0, 0.0], &[0.0, 1.0]);
-        let turn = Rotation { head_dim: 2, rotary_dim: 2, layout: RopeLayout::Half, cos, sin };
-        apply(&pool, &mut x, 4, &turn);
-        assert_eq!(x, [1.0, 0.0, 0.0, 1.0, 0.0, 1.0, -1.0, 0.0]);
+        for isa in Isa::supported() {
+            let mut x = [1.0, 0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0];
+            let (cos, sin) = (&[1.0, 0.0], &[0.0, 1.0]);
+            let turn = Rotation { head_dim: 2, rotary_dim: 2, layout: RopeLayout::Half, cos, sin };
+            apply(&pool, isa, &mut x, 4, &turn);
+            assert_eq!(x, [1.0, 0.0, 0.0, 1.0, 0.0, 1.0, -1.0, 0.0]);
+        }
     }
 }

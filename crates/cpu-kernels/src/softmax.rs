@@ -10,10 +10,10 @@ use crate::{Isa, ThreadPool};
 ///
 /// # Panics
 /// If `x` is no whole number of rows.
-pub fn softmax(pool: &ThreadPool, x: &mut [f32], cols: usize) {
+pub fn softmax(pool: &ThreadPool, isa: Isa, x: &mut [f32], cols: usize) {
     for_rows(pool, x, cols, |row| {
         let max = max(row);
-        let sum = dispatch(Isa::active(), ExpMinus { row, max });
+        let sum = dispatch(isa, ExpMinus { row, max });
         let scale = (1.0 / sum) as f32;
         row.iter_mut().for_each(|v| *v *= scale);
     });
@@ -100,36 +100,40 @@ mod tests {
     #[test]
     fn agrees_with_f64() {
         let pool = ThreadPool::new(2);
-        for n in [1, 2, 15, 16, 17, 100, 3000] {
-            let x: Vec<f32> =
-                (0..3 * n).map(|i| ((i * 7919) % 1009) as f32 * 0.05 - 20.0).collect();
-            let (mut p, mut l) = (x.clone(), x.clone());
-            softmax(&pool, &mut p, n);
-            log_softmax(&pool, &mut l, n);
-            for (r, row) in x.chunks(n).enumerate() {
-                let lse = row.iter().map(|&v| f64::from(v).exp()).sum::<f64>().ln();
-                assert!((logsumexp(row) - lse).abs() < 1e-6);
-                for (i, &v) in row.iter().enumerate() {
-                    let want = f64::from(v) - lse;
-                    assert!((f64::from(l[r * n + i]) - want).abs() < 5e-6);
-                    let p = f64::from(p[r * n + i]);
-                    // `x - max` is rounded: up to 4e-6 for a difference of 50.
-                    assert!((p - want.exp()).abs() < 5e-6 * want.exp() + 1e-30);
+        for isa in Isa::supported() {
+            for n in [1, 2, 15, 16, 17, 100, 3000] {
+                let x: Vec<f32> =
+                    (0..3 * n).map(|i| ((i * 7919) % 1009) as f32 * 0.05 - 20.0).collect();
+                let (mut p, mut l) = (x.clone(), x.clone());
+                softmax(&pool, isa, &mut p, n);
+                log_softmax(&pool, &mut l, n);
+                for (r, row) in x.chunks(n).enumerate() {
+                    let lse = row.iter().map(|&v| f64::from(v).exp()).sum::<f64>().ln();
+                    assert!((logsumexp(row) - lse).abs() < 1e-6);
+                    for (i, &v) in row.iter().enumerate() {
+                        let want = f64::from(v) - lse;
+                        assert!((f64::from(l[r * n + i]) - want).abs() < 5e-6);
+                        let p = f64::from(p[r * n + i]);
+                        // `x - max` is rounded: up to 4e-6 for a difference of 50.
+                        assert!((p - want.exp()).abs() < 5e-6 * want.exp() + 1e-30);
+                    }
                 }
             }
+            softmax(&pool, isa, &mut [], 0);
         }
-        softmax(&pool, &mut [], 0);
     }
 
     #[test]
     fn masked_and_extreme_entries() {
         let pool = ThreadPool::new(1);
-        let mut x = [f32::NEG_INFINITY, 1e30, 1e30, f32::NEG_INFINITY];
-        softmax(&pool, &mut x, 4);
-        assert_eq!(x, [0.0, 0.5, 0.5, 0.0]);
-        let mut x = [f32::NAN, 0.0];
-        softmax(&pool, &mut x, 2);
-        assert!(x.iter().all(|v| v.is_nan()));
-        assert_eq!(logsumexp(&[]), f64::NEG_INFINITY);
+        for isa in Isa::supported() {
+            let mut x = [f32::NEG_INFINITY, 1e30, 1e30, f32::NEG_INFINITY];
+            softmax(&pool, isa, &mut x, 4);
+            assert_eq!(x, [0.0, 0.5, 0.5, 0.0]);
+            let mut x = [f32::NAN, 0.0];
+            softmax(&pool, isa, &mut x, 2);
+            assert!(x.iter().all(|v| v.is_nan()));
+            assert_eq!(logsumexp(&[]), f64::NEG_INFINITY);
+        }
     }
 }

@@ -197,6 +197,21 @@ fn a_failure_on_the_way_gives_the_slots_back() {
 }
 
 #[test]
+fn results_that_are_held_stay_as_they_are() {
+    let (model, mut cache, ids) = begun("arch/mixtral", 40, 20);
+    let mut held: Vec<(Tensor, Vec<f32>)> = Vec::new();
+    for &id in &ids[20..] {
+        let batch = batch_of(A, &[id]);
+        let out = model.forward(&batch, &mut *cache, &Outputs::last_logits(&batch)).unwrap();
+        let copy = out.logits.as_f32().unwrap().to_vec();
+        held.push((out.logits, copy));
+    }
+    for (tensor, copy) in held {
+        assert_eq!(tensor.as_f32().unwrap(), copy);
+    }
+}
+
+#[test]
 fn models_are_shared_between_threads() {
     fn shared<T: Send + Sync + Clone>() {}
     shared::<Model>();

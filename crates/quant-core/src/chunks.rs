@@ -4,6 +4,8 @@ use std::ops::ControlFlow;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use cpu_kernels::ThreadPool;
+
 use crate::QuantError;
 
 /// How much of a tensor is done.
@@ -26,7 +28,7 @@ pub struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    /// Work on `threads` threads; 0 means as many as the machine has.
+    /// Work on `threads` threads; 0 means as many as [`ThreadPool::global`] has.
     pub fn threads(threads: usize) -> Self {
         Self { threads, report: None }
     }
@@ -55,9 +57,11 @@ pub(crate) fn for_each_chunk<T: Send, S>(
     scratch: impl Fn() -> S + Sync,
     body: impl Fn(usize, T, &mut S) -> Result<(), QuantError> + Sync,
 ) -> Result<(), QuantError> {
-    let available = || std::thread::available_parallelism().map_or(1, |n| n.get());
-    let threads =
-        if work.threads == 0 { available() } else { work.threads }.clamp(1, chunks.len().max(1));
+    let threads = match work.threads {
+        0 => ThreadPool::global().threads(),
+        n => n,
+    };
+    let threads = threads.clamp(1, chunks.len().max(1));
     let queue = Mutex::new(chunks.enumerate());
     let done = AtomicUsize::new(0);
     let stop = AtomicBool::new(false);

@@ -64,7 +64,7 @@ pub struct AttentionConfig {
     pub scale: f32,
     /// Bound of the scores, if there is one.
     pub softcap: Option<f32>,
-    /// Type of keys and values: F32, F16, BF16 or Q8_0 (`head_dim` a multiple of 32).
+    /// Type of keys and values: F32, F16, BF16, or Q8_0 and Q4_0 (`head_dim` a multiple of 32).
     pub kv_dtype: DType,
     /// How it is computed.
     pub algorithm: AttentionAlgorithm,
@@ -132,7 +132,7 @@ pub struct QueryRow<'a> {
 ///
 /// # Errors
 /// Lengths that do not agree, a row that sees nothing or more than its runs hold, a cache type
-/// other than F32, F16, BF16 and Q8_0, heads that are no whole number of its blocks, an `isa` that
+/// other than F32, F16, BF16, Q8_0 and Q4_0, heads that are no whole number of its blocks, an `isa` that
 /// the processor lacks.
 pub fn attention(
     pool: &ThreadPool,
@@ -169,7 +169,7 @@ pub fn attention(
             run_pieces(pool, isa, &plan, &mut partials, (cfg, q, rows), out);
             plan.partials = partials;
         }
-        AttentionAlgorithm::Naive => naive::attention(pool, cfg, q, rows, out),
+        AttentionAlgorithm::Naive => naive::attention(pool, isa, cfg, q, rows, out),
     }
     plan.give_back();
     Ok(())

@@ -6,13 +6,14 @@
 
 use super::runs::{Cursor, Part};
 use super::{AttentionConfig, QueryRow};
-use crate::ThreadPool;
 use crate::matmul::{DisjointMut, decode};
 use crate::softmax::softmax;
+use crate::{Isa, ThreadPool};
 
 /// What [`attention`](super::attention()) computes; the arguments have been checked.
 pub(super) fn attention(
     pool: &ThreadPool,
+    isa: Isa,
     cfg: &AttentionConfig,
     q: &[f32],
     rows: &[QueryRow<'_>],
@@ -33,7 +34,7 @@ pub(super) fn attention(
         });
     });
 
-    softmax(pool, &mut scores, positions);
+    softmax(pool, isa, &mut scores, positions);
 
     let out = &DisjointMut::new(out);
     pool.run(rows.len() * n_heads, |i| {

@@ -76,6 +76,7 @@ fn seeing(rows: &[QueryRow<'_>], start: usize, n: usize) -> Range<usize> {
 
 impl Op for PieceOp<'_> {
     type Output = ();
+    const DOTS: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

@@ -143,6 +143,11 @@ impl Steps {
         Steps { elements, total: job.cols.div_ceil(k), direct }
     }
 
+    /// Whether the steps hold activations that were rounded.
+    pub(super) fn is_rounded(self) -> bool {
+        self.elements != Elements::F32
+    }
+
     /// The pieces that such a product can be cut into.
     pub(super) fn limits(self) -> Limits {
         match self.direct {

@@ -222,12 +222,11 @@ impl Way {
 impl Form {
     /// Makes the activations of a product so.
     fn prepare(self, pool: &ThreadPool, job: &Job<'_>, to: &mut Prepared) {
+        let read = || Work { bytes: size_of_val(job.x), operations: 0 };
+        let (name, to_type) = self.label();
+        let _scope = pool.profile().scope(name, to_type, read);
         match self {
-            Self::Int8(rounding) => {
-                let read = || Work { bytes: size_of_val(job.x), operations: 0 };
-                let _scope = pool.profile().scope("quantize activations", "", read);
-                to.int8.fill(pool, job, rounding);
-            }
+            Self::Int8(rounding) => to.int8.fill(pool, job, rounding),
             Self::Steps(steps) => steps.fill(pool, job, &mut to.steps),
             #[cfg(target_arch = "x86_64")]
             Self::Bf16Tiles { interleaved: false } => bf16::tiles::pack(pool, job, &mut to.steps),
@@ -235,6 +234,17 @@ impl Form {
             Self::Bf16Tiles { interleaved: true } => {
                 bf16::interleaved::pack(pool, job, &mut to.steps)
             }
+        }
+    }
+
+    /// What a profile calls the making of them.
+    fn label(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Int8(_) => ("quantize activations", "int8"),
+            Self::Steps(steps) if steps.is_rounded() => ("quantize activations", "bf16"),
+            Self::Steps(_) => ("copy activations", "f32"),
+            #[cfg(target_arch = "x86_64")]
+            Self::Bf16Tiles { .. } => ("quantize activations", "bf16"),
         }
     }
 }

@@ -216,6 +216,9 @@ pub(crate) fn dispatch_bf16<O: Bf16Op>(op: O) -> O::Output {
 pub(crate) trait Op {
     /// What it returns.
     type Output;
+    /// Whether it multiplies bytes, or prepares for it: AVX2 with and without VNNI differ in nothing
+    /// else, and what does not is compiled once for both.
+    const DOTS: bool = false;
     fn run<S: Simd>(self, s: S) -> Self::Output;
 }
 
@@ -225,9 +228,9 @@ pub(crate) fn dispatch<O: Op>(isa: Isa, op: O) -> O::Output {
         #[cfg(target_arch = "x86_64")]
         Isa::Portable => op.run(sse2::Sse2),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2 => avx2::run(op),
+        Isa::Avx2Vnni if O::DOTS => avx2::run_vnni(op),
         #[cfg(target_arch = "x86_64")]
-        Isa::Avx2Vnni => avx2::run_vnni(op),
+        Isa::Avx2 | Isa::Avx2Vnni => avx2::run(op),
         #[cfg(target_arch = "x86_64")]
         Isa::Avx512 | Isa::Amx => avx512::run::<false, O>(op),
         #[cfg(not(target_arch = "x86_64"))]

@@ -23,6 +23,7 @@ fn bits(v: &[f32; LANES]) -> Line {
 
 impl Op for Everything<'_> {
     type Output = Vec<(&'static str, Line)>;
+    const DOTS: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) -> Self::Output {

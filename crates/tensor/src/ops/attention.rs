@@ -108,8 +108,14 @@ impl Compute {
                 let (q, k) = (&mut queries[of(q_width)], &mut keys[of(width)]);
                 let part = KvRows { q, k, v: &values[of(width)] };
                 let rotation = angles.map(|a| a.rotation(head_dim).of_rows(here.clone()));
-                let stored =
-                    kv_write::turn_and_store(self.pool(), rotation.as_ref(), part, dtype, run);
+                let stored = kv_write::turn_and_store(
+                    self.pool(),
+                    self.isa(),
+                    rotation.as_ref(),
+                    part,
+                    dtype,
+                    run,
+                );
                 if stored.is_err() {
                     // Shapes have been looked at.
                     failed = Err(KvError::NotFinite(dtype));

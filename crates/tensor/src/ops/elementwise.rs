@@ -24,7 +24,7 @@ impl Compute {
         let y = y.to_f32()?;
         let (elements, y) = (x.as_f32_mut()?, y.as_f32()?);
         if elements.len() == n {
-            elementwise::add(self.pool(), elements, y);
+            elementwise::add(self.pool(), self.isa(), elements, y);
             return Ok(x);
         }
         for row in elements.chunks_exact_mut(n.max(1)) {
@@ -46,7 +46,7 @@ impl Compute {
         }
         on_gpu!(self, |gpu| gpu.mul(x, y));
         let _scope = self.scope("mul", &[&x, &x, y]);
-        elementwise::mul(self.pool(), x.as_f32_mut()?, y.as_f32()?);
+        elementwise::mul(self.pool(), self.isa(), x.as_f32_mut()?, y.as_f32()?);
         Ok(x)
     }
 
@@ -82,7 +82,7 @@ impl Compute {
         self.expect_here("activation", &[&x])?;
         on_gpu!(self, |gpu| gpu.activation(x, f));
         let _scope = self.scope("activation", &[&x, &x]);
-        activation::apply(self.pool(), f, x.as_f32_mut()?);
+        activation::apply(self.pool(), self.isa(), f, x.as_f32_mut()?);
         Ok(x)
     }
 
@@ -98,7 +98,7 @@ impl Compute {
         }
         on_gpu!(self, |gpu| gpu.gated(gate, up, f));
         let _scope = self.scope("gated", &[&gate, &gate, up]);
-        activation::gated(self.pool(), f, gate.as_f32_mut()?, up.as_f32()?);
+        activation::gated(self.pool(), self.isa(), f, gate.as_f32_mut()?, up.as_f32()?);
         Ok(gate)
     }
 
@@ -111,7 +111,7 @@ impl Compute {
         on_gpu!(self, |gpu| gpu.softmax(x));
         let _scope = self.scope("softmax", &[&x, &x]);
         let cols = x.cols();
-        softmax::softmax(self.pool(), x.as_f32_mut()?, cols);
+        softmax::softmax(self.pool(), self.isa(), x.as_f32_mut()?, cols);
         Ok(x)
     }
 }

@@ -84,7 +84,7 @@ impl Compute {
     fn normed(&self, x: &Tensor, norm: &Norm<'_>) -> Result<Tensor> {
         let mut out = self.unwritten([x.rows(), x.cols()]);
         let _scope = self.scope("norm", &[x, &out]);
-        norm::norm(self.pool(), norm, x.as_f32()?, out.as_f32_mut()?);
+        norm::norm(self.pool(), self.isa(), norm, x.as_f32()?, out.as_f32_mut()?);
         out.reshape(x.shape())
     }
 
@@ -99,7 +99,14 @@ impl Compute {
         }
         let mut out = self.unwritten([x.rows(), x.cols()]);
         let _scope = self.scope("add and norm", &[&x, &x, y, &out]);
-        norm::add_norm(self.pool(), norm, x.as_f32_mut()?, y.as_f32()?, out.as_f32_mut()?);
+        norm::add_norm(
+            self.pool(),
+            self.isa(),
+            norm,
+            x.as_f32_mut()?,
+            y.as_f32()?,
+            out.as_f32_mut()?,
+        );
         let out = out.reshape(x.shape())?;
         Ok((x, out))
     }

@@ -89,7 +89,7 @@ impl Compute {
         on_gpu!(self, |gpu| gpu.rope(x, head_dim, rope));
         let _scope = self.scope("rope", &[&x, &x]);
         let width = x.cols();
-        rope::apply(self.pool(), x.as_f32_mut()?, width, &rope.rotation(head_dim));
+        rope::apply(self.pool(), self.isa(), x.as_f32_mut()?, width, &rope.rotation(head_dim));
         Ok(x)
     }
 }

@@ -120,6 +120,7 @@ struct RoundRow<'a> {
 
 impl Op for RoundRow<'_> {
     type Output = ();
+    const DOTS: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {

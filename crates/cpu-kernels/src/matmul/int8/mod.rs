@@ -247,6 +247,7 @@ struct Int8Piece<'a, F> {
 
 impl<F: Format> Op for Int8Piece<'_, F> {
     type Output = ();
+    const DOTS: bool = true;
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
