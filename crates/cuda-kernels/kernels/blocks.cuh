@@ -15,16 +15,8 @@
 //
 // Blocks are of bytes, since most are not aligned; fields are read by the loads below. What a thread
 // reads twice (a word of nibbles holds elements 16 apart) the compiler reads once.
-//
-// Activations as bytes (`quantize_activations` in quantize.cu; K a multiple of 32): int8_t q[rows][K], and
-// beside it ActivationScale scales[rows][K / 32], x = scale * q.
 #pragma once
 #include "common.cuh"
-
-struct alignas(8) ActivationScale {
-    float scale;
-    float sum;  // scale times the sum of the 32 bytes
-};
 
 // ---- Loads -------------------------------------------------------------------------------------
 

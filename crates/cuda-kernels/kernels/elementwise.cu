@@ -2,12 +2,12 @@
 // of feed-forward layers (Shazeer 2020).
 //
 // Bound by: bytes. Floor: 8 bytes an element over the copy bandwidth (x read and written), 12 with a second
-// operand. The gated product of one [rows, 2 * width] matrix is 12 bytes an element of the result, and
-// saves what splitting the matrix would cost.
+// operand, and a quarter of 4 more where the result is also rounded, which saves a launch and its reading.
 //
 // Launch: a grid that walks on, four elements a thread and step. The first `4 * quads` elements move four at
 // once and must be aligned to 16; the others one by one (all of them, where memory is not aligned).
 #include "reduce.cuh"
+#include "rounding.cuh"
 
 struct Silu { DEVICE float of(float x) { return x / (1.0f + expf(-x)); } };
 // x Phi(x) as x erfc(-x / sqrt 2) / 2, which does not cancel for negative x.
@@ -46,6 +46,21 @@ DEVICE void walk_rows(float* out, int64_t out_stride, const float* x, int64_t x_
     }
 }
 
+// x[i] = f(x[i], y[i]) in quads that make whole groups of 32, and the same rounded (see rounding.cuh). Warps go on
+// together, for groups are of eight lanes.
+template <class F>
+DEVICE void walk_rounded(float* x, const float* y, int8_t* bytes, ActivationScale* scales, int64_t quads, F f) {
+    const int64_t step = int64_t(gridDim.x) * blockDim.x, first = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
+    for (int64_t i = first; i - lane_id() < quads; i += step) {
+        Floats<4> z{};
+        if (i < quads) {
+            z = combined(load<4>(x + 4 * i), load<4>(y + 4 * i), f);
+            store<4>(x + 4 * i, z);
+        }
+        store_rounded(z.at, bytes, scales, i / 8, i < quads);
+    }
+}
+
 KERNEL(256, add, float* x, const float* y, int64_t n, int64_t quads) { walk<true>(x, y, n, quads, Plus()); }
 
 KERNEL(256, mul, float* x, const float* y, int64_t n, int64_t quads) {
@@ -66,8 +81,7 @@ KERNEL(256, add_row, float* x, const float* y, int rows, int cols, int quads) {
     walk_rows(x, cols, x, cols, y, 0, rows, cols, quads, Plus());
 }
 
-// An activation; its gated product, gate = f(gate) * up; and that of [rows, 2 * width], the gates first:
-// out = f(x[:, ..width]) * x[:, width..].
+// An activation; its gated product, gate = f(gate) * up; and that rounded too.
 #define ACTIVATION(name, F)                                                                                   \
     KERNEL(256, name, float* x, int64_t n, int64_t quads) {                                                   \
         walk<false>(x, nullptr, n, quads, [](float a, float) { return F::of(a); });                           \
@@ -75,9 +89,9 @@ KERNEL(256, add_row, float* x, const float* y, int rows, int cols, int quads) {
     KERNEL(256, name##_gated, float* gate, const float* up, int64_t n, int64_t quads) {                       \
         walk<true>(gate, up, n, quads, [](float a, float b) { return F::of(a) * b; });                        \
     }                                                                                                         \
-    KERNEL(256, name##_gated_pair, const float* x, float* out, int rows, int width, int quads) {              \
-        walk_rows(out, width, x, 2 * int64_t(width), x + width, 2 * int64_t(width), rows, width, quads,       \
-                  [](float a, float b) { return F::of(a) * b; });                                             \
+    KERNEL(256, name##_gated_rounded, float* gate, const float* up, int8_t* bytes, ActivationScale* scales,   \
+           int64_t quads) {                                                                                   \
+        walk_rounded(gate, up, bytes, scales, quads, [](float a, float b) { return F::of(a) * b; });          \
     }
 
 ACTIVATION(silu, Silu)

@@ -21,7 +21,7 @@ DEVICE float q4_0_block(const uint8_t* block, const int8_t* q, Bytes8 scale) {
 // 1: a thread has a row. Lanes read far from each other, so that each load of 2 bytes takes a sector of 32,
 // and hopes to find the rest of it in the cache. Launch: a thread for each element of y.
 KERNEL(128, gemv_q4_0_thread, const uint8_t* w, const int8_t* q, const Bytes8* scales, const float* bias, float* y,
-       int m, int n, int k, int split) {
+       int m, int n, int k) {
     const int64_t element = int64_t(blockIdx.x) * blockDim.x + threadIdx.x;
     if (element >= int64_t(m) * n) return;
     const int row = int(element % n), blocks = k / 32;
@@ -35,7 +35,7 @@ KERNEL(128, gemv_q4_0_thread, const uint8_t* w, const int8_t* q, const Bytes8* s
 // 2: a warp has a row, a lane every 32nd block, so that the warp reads 576 bytes in a piece; but by 2
 // bytes a load, and none before the last is used. Launch: a warp for each element of y.
 KERNEL(128, gemv_q4_0_warp, const uint8_t* w, const int8_t* q, const Bytes8* scales, const float* bias, float* y,
-       int m, int n, int k, int split) {
+       int m, int n, int k) {
     const int64_t element = int64_t(blockIdx.x) * GEMV_WARPS + warp_id();
     const int row = int(element % n), blocks = k / 32;
     const int64_t x = element / n * blocks;

@@ -35,6 +35,26 @@ struct GemvShape {
     int m, n, k, split;
 };
 
+// One of the matrices of a launch, and which of its blocks this is.
+struct GemvProduct {
+    const uint8_t* w;
+    const float* bias;
+    float* y;
+    int n, split, block, blocks;
+};
+
+// A launch has up to three matrices [n, k], of one type and for the same x: a layer's queries, keys and values, or its
+// gates and values. Blocks up to `end` of the first are its own, then those up to `end` of the second; each is computed
+// as it is alone. Where there are fewer the others have no blocks. Kernels for eight rows have the first alone, for
+// want of registers.
+#define GEMV_MATRIX(i) const uint8_t *w##i, const float *bias##i, float *y##i, int n##i, int split##i, int end##i
+#define GEMV_MATRICES GEMV_MATRIX(0), GEMV_MATRIX(1), GEMV_MATRIX(2)
+#define GEMV_PRODUCT(i, begin) GemvProduct{w##i, bias##i, y##i, n##i, split##i, int(blockIdx.x) - begin, end##i - begin}
+#define GEMV_OWN(M)                                                 \
+    (M == 8 || int(blockIdx.x) < end0 ? GEMV_PRODUCT(0, 0)          \
+     : int(blockIdx.x) < end1         ? GEMV_PRODUCT(1, end0)       \
+                                      : GEMV_PRODUCT(2, end1))
+
 // N sums over a warp at once: lane l gets that of v[l / (32 / N)]. Half of the values go to the other half of
 // the lanes at each step, so that N - 1 + log2(32 / N) shuffles do. The order of an element's sum is
 // that of warp_sum for any N.
@@ -112,16 +132,17 @@ DEVICE void copy_last_slab(uint8_t* to, const uint8_t* w, GemvShape s, int64_t r
 }
 
 template <class T, int M>
-DEVICE void gemv(uint8_t* rings, float* parts, const uint8_t* w, typename T::Activations activations, const float* bias,
-                 float* y, GemvShape s, int64_t row_bytes) {
+DEVICE void gemv(uint8_t* rings, float* parts, GemvProduct own, typename T::Activations activations, int m, int k,
+                 int64_t row_bytes) {
+    const GemvShape s = {m, own.n, k, own.split};
     constexpr int SUMS = M * T::ROWS;
     static_assert(SUMS <= WARP && (SUMS & (SUMS - 1)) == 0, "lanes share the sums evenly");
     uint8_t* const ring = rings + warp_id() * GemvRing<T>::BYTES;
     const int part = warp_id() % s.split, slots = GEMV_WARPS / s.split;
     const int groups = (s.n + T::ROWS - 1) / T::ROWS, slabs = (s.k + T::SLAB - 1) / T::SLAB;
     const int steps = (slabs + s.split - 1) / s.split, items = (groups + slots - 1) / slots;
-    const int mine = (items - int(blockIdx.x) + int(gridDim.x) - 1) / int(gridDim.x);
-    const int first_group = blockIdx.x * slots + warp_id() / s.split, group_step = gridDim.x * slots;
+    const int mine = (items - own.block + own.blocks - 1) / own.blocks;
+    const int first_group = own.block * slots + warp_id() / s.split, group_step = own.blocks * slots;
 
     // The ring is filled ahead of what is computed, over the ends of rows.
     int ahead = 0, ahead_slab = part, ahead_group = first_group, ahead_slot = 0;
@@ -132,8 +153,8 @@ DEVICE void gemv(uint8_t* rings, float* parts, const uint8_t* w, typename T::Act
     const auto fill = [&]() {
         if (ahead < mine && ahead_group < groups && ahead_slab < slabs) {
             uint8_t* const to = ring + ahead_slot * T::ROWS * T::SPAN;
-            if (ahead_slab < whole_slabs && from <= last_whole) copy_whole_slab<T>(to, w + from, row_bytes);
-            else copy_last_slab<T>(to, w, s, row_bytes, ahead_group, ahead_slab);
+            if (ahead_slab < whole_slabs && from <= last_whole) copy_whole_slab<T>(to, own.w + from, row_bytes);
+            else copy_last_slab<T>(to, own.w, s, row_bytes, ahead_group, ahead_slab);
         }
         cp_async_commit();
         ahead_slot = ahead_slot + 1 == T::STAGES ? 0 : ahead_slot + 1;
@@ -160,8 +181,8 @@ DEVICE void gemv(uint8_t* rings, float* parts, const uint8_t* w, typename T::Act
             if (group >= groups) continue;
 #pragma unroll
             for (int p = 0; p < T::PARTS; ++p) {
-                const int k = slab * T::SLAB + T::element(p);
-                if (k >= s.k) continue;
+                const int at = slab * T::SLAB + T::element(p);
+                if (at >= s.k) continue;
                 typename T::Weights weights[T::ROWS];
 #pragma unroll
                 for (int r = 0; r < T::ROWS; ++r) {
@@ -170,7 +191,7 @@ DEVICE void gemv(uint8_t* rings, float* parts, const uint8_t* w, typename T::Act
                 }
 #pragma unroll
                 for (int i = 0; i < M; ++i) {
-                    const typename T::X x = M == 1 && p == 0 ? first_x : T::take(activations, min(i, s.m - 1), k, s.k);
+                    const typename T::X x = M == 1 && p == 0 ? first_x : T::take(activations, min(i, s.m - 1), at, s.k);
 #pragma unroll
                     for (int r = 0; r < T::ROWS; ++r) T::multiply(weights[r], x, sums[i * T::ROWS + r]);
                 }
@@ -188,7 +209,7 @@ DEVICE void gemv(uint8_t* rings, float* parts, const uint8_t* w, typename T::Act
             for (int p = 1; p < s.split && part == 0; ++p) sum += met[(warp_id() + p) * WARP + which];
         }
         if (part == 0 && lane_id() % LANES_A_SUM == 0 && i < s.m && row < s.n)
-            y[int64_t(i) * s.n + row] = bias ? sum + bias[row] : sum;
+            own.y[int64_t(i) * s.n + row] = own.bias ? sum + own.bias[row] : sum;
     }
 }
 

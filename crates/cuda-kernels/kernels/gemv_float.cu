@@ -74,16 +74,14 @@ DEVICE void gemv_any(const E* w, const float* x, const float* bias, float* y, in
 }
 
 #define GEMV_FLOAT(E, M)                                                                                           \
-    KERNEL(GEMV_THREADS((Floats<E, M>::BLOCKS)), gemv_##E##_m##M, const uint8_t* w, const float* x, const float* bias, float* y, int m, \
-           int n, int k, int split) {                                                                              \
+    KERNEL(GEMV_THREADS((Floats<E, M>::BLOCKS)), gemv_##E##_m##M, GEMV_MATRICES, const float* x, int m, int k) {   \
         using T = Floats<E, M>;                                                                                    \
         GEMV_SHARED(T);                                                                                            \
-        gemv<T, M>(rings, parts, w, {x}, bias, y, {m, n, k, split}, int64_t(k) * int64_t(sizeof(E)));              \
+        gemv<T, M>(rings, parts, GEMV_OWN(M), {x}, m, k, int64_t(k) * int64_t(sizeof(E)));                         \
     }
 #define GEMV_FLOAT_ALL(E)                                                                                          \
     GEMV_FLOAT(E, 1) GEMV_FLOAT(E, 2) GEMV_FLOAT(E, 4) GEMV_FLOAT(E, 8)                                            \
-    KERNEL(128, gemv_##E##_any, const E* w, const float* x, const float* bias, float* y, int m, int n, \
-           int k, int split) {                                                                                     \
+    KERNEL(128, gemv_##E##_any, const E* w, const float* x, const float* bias, float* y, int m, int n, int k) {    \
         gemv_any(w, x, bias, y, m, n, k);                                                                          \
     }
 GEMV_FLOAT_ALL(float)

@@ -72,10 +72,10 @@ DEVICE void iq4_values(uint32_t codes, uint32_t& low, uint32_t& high) {
 
 // For up to M rows of x: a kernel does the work of M, so that there is one for each power of two.
 #define GEMV_INT8(T, name, M)                                                                                           \
-    KERNEL(GEMV_THREADS(T<M>::BLOCKS), name##_m##M, const uint8_t* w, const int8_t* q, const Bytes8* scales,            \
-           const float* bias, float* y, int m, int n, int k, int split) {                                               \
+    KERNEL(GEMV_THREADS(T<M>::BLOCKS), name##_m##M, GEMV_MATRICES, const int8_t* q, const Bytes8* scales, int m,        \
+           int k) {                                                                                                     \
         GEMV_SHARED(T<M>);                                                                                              \
         const int64_t row_bytes = int64_t(k) / T<M>::BLOCK * T<M>::BLOCK_BYTES;                                         \
-        gemv<T<M>, M>(rings, parts, w, {q, scales}, bias, y, {m, n, k, split}, row_bytes);                              \
+        gemv<T<M>, M>(rings, parts, GEMV_OWN(M), {q, scales}, m, k, row_bytes);                                         \
     }
 #define GEMV_INT8_ALL(T, name) GEMV_INT8(T, name, 1) GEMV_INT8(T, name, 2) GEMV_INT8(T, name, 4) GEMV_INT8(T, name, 8)

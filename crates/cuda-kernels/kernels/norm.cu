@@ -6,9 +6,13 @@
 // Bound by: bytes. Floor: x read and out written, 8 bytes an element, over the copy bandwidth; with y and the
 // sum 16 bytes. Done one after the other, sum and norm would take 20.
 //
+// The first two also write the norm as products with blocks take it (rounding.cuh), if they are given where to: a
+// quarter more is written, and a launch and its reading saved.
+//
 // Three ways to keep a row: in the registers of a warp (heads), in those of a block (rows of activations),
 // or, for other widths, in memory, from where it is read again for each pass. `out` may be x.
 #include "reduce.cuh"
+#include "rounding.cuh"
 
 enum Kind { RMS, LAYER };
 
@@ -18,6 +22,8 @@ struct Scaling {
     const float* weight;
     const float* bias;
     float offset;
+    int8_t* bytes;  // null, or the norm as bytes; width a multiple of 32 then
+    ActivationScale* scales;
 };
 
 template <Kind KIND> DEVICE float normalised(float x, float w, float b, const Scaling& s) {
@@ -76,13 +82,15 @@ DEVICE void norm_in_registers(float* x, const float* y, float* out, int64_t rows
 #pragma unroll
     for (int j = 0; j < PER; ++j) {
         const int i = me + j * threads;
-        if (i >= quads) continue;
-        const Floats<4> w = load<4>(s.weight + 4 * i);
-        const Floats<4> b = KIND == LAYER && s.bias ? load<4>(s.bias + 4 * i) : Floats<4>{};
-        Floats<4> z;
+        Floats<4> z{};
+        if (i < quads) {
+            const Floats<4> w = load<4>(s.weight + 4 * i);
+            const Floats<4> b = KIND == LAYER && s.bias ? load<4>(s.bias + 4 * i) : Floats<4>{};
 #pragma unroll
-        for (int e = 0; e < 4; ++e) z.at[e] = normalised<KIND>(v[j].at[e], w.at[e], b.at[e], s);
-        store<4>(out + begin + 4 * i, z);
+            for (int e = 0; e < 4; ++e) z.at[e] = normalised<KIND>(v[j].at[e], w.at[e], b.at[e], s);
+            store<4>(out + begin + 4 * i, z);
+        }
+        if (s.bytes) store_rounded(z.at, s.bytes, s.scales, (begin / 4 + i) / 8, i < quads);
     }
 }
 
@@ -116,8 +124,8 @@ DEVICE void norm_in_passes(float* x, const float* y, float* out, int width, floa
 
 #define PARAMETERS                                                                                                    \
     float *x, const float *y, const float *weight, const float *bias, float *out, int64_t rows, int width, float eps, \
-        float offset
-#define SCALING Scaling{0.0f, 0.0f, weight, bias, offset}
+        float offset, int8_t *bytes, ActivationScale *scales
+#define SCALING Scaling{0.0f, 0.0f, weight, bias, offset, bytes, scales}
 
 // Launch: `_warp` a warp a row of up to 256 elements; `_block` a block a row of up to 16 elements a thread;
 // `_any` a block a row.

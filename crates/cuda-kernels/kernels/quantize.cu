@@ -7,41 +7,9 @@
 // Every product is rounded before it is added to something (__fmul_rn), as on processors without fused
 // multiply-add: a level at a tie depends on it.
 #include "blocks.cuh"
+#include "rounding.cuh"
 
-// ---- Rounding, as `blocks::round` does it ------------------------------------------------------
-
-// Towards zero, but what is beyond 2^22 or not a number becomes the lowest integer.
-DEVICE int truncate(float x) { return fabsf(x) <= 4194304.0f ? int(x) : int(0x80000000u); }
-
-// To nearest, ties away from zero; added is the largest number below a half.
-DEVICE int round_away(float x) { return truncate(__fadd_rn(x, copysignf(0.49999997f, x))); }
-
-DEVICE float reciprocal(float x) { return x == 0.0f ? 0.0f : __fdiv_rn(1.0f, x); }
-
-// ---- Groups of WIDTH lanes that share a block of 32, each with PER elements -----------------------
-
-template <int WIDTH> DEVICE float group_max(float x) {
-#pragma unroll
-    for (int mask = WIDTH / 2; mask > 0; mask /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, mask));
-    return x;
-}
-template <int WIDTH> DEVICE int group_min(int x) {
-#pragma unroll
-    for (int mask = WIDTH / 2; mask > 0; mask /= 2) x = min(x, __shfl_xor_sync(ALL_LANES, x, mask));
-    return x;
-}
-template <int WIDTH> DEVICE int group_sum(int x) {
-#pragma unroll
-    for (int mask = WIDTH / 2; mask > 0; mask /= 2) x += __shfl_xor_sync(ALL_LANES, x, mask);
-    return x;
-}
-
-template <int WIDTH, int PER> DEVICE float largest_magnitude(const float (&x)[PER]) {
-    float most = 0.0f;
-#pragma unroll
-    for (int i = 0; i < PER; ++i) most = fmaxf(most, fabsf(x[i]));
-    return group_max<WIDTH>(most);
-}
+// ---- Groups of WIDTH lanes that share a block of 32, each with PER elements (see rounding.cuh) ----
 
 // Whether the first of the group's elements that has this magnitude is negative.
 template <int WIDTH, int PER> DEVICE bool first_is_negative(const float (&x)[PER], float magnitude) {
@@ -65,10 +33,6 @@ DEVICE void store_u16(uint8_t* to, uint32_t x) { *reinterpret_cast<uint16_t*>(to
 DEVICE void store_u32(uint8_t* to, uint32_t x) { store_u16(to, x), store_u16(to + 2, x >> 16); }
 DEVICE void store_half(uint8_t* to, float x) { store_u16(to, to_f16(x).bits); }
 
-DEVICE uint32_t join_bytes(const int (&q)[4]) {
-    return (q[0] & 0xff) | (q[1] & 0xff) << 8 | (q[2] & 0xff) << 16 | uint32_t(q[3] & 0xff) << 24;
-}
-
 // Element j in the low nibble of byte j, j + 16 in the high one: lane l < 4 writes four bytes.
 DEVICE void store_nibbles(uint8_t* qs, uint32_t levels, int lane, bool there) {
     const uint32_t other = __shfl_xor_sync(ALL_LANES, levels, 4);
@@ -80,14 +44,6 @@ DEVICE void store_fifth_bits(uint8_t* qh, uint32_t levels, int lane, bool there)
 #pragma unroll
     for (int mask = 4; mask > 0; mask /= 2) bits |= __shfl_xor_sync(ALL_LANES, bits, mask);
     if (there && lane == 0) store_u32(qh, bits);
-}
-
-// Scale and bytes: the largest magnitude becomes 127.
-DEVICE float to_bytes(const float (&x)[4], int (&q)[4]) {
-    const float scale = __fdiv_rn(largest_magnitude<8>(x), 127.0f), inverse = reciprocal(scale);
-#pragma unroll
-    for (int i = 0; i < 4; ++i) q[i] = int8_t(round_away(__fmul_rn(x[i], inverse)));
-    return scale;
 }
 
 // Scale and levels 0..2 N of the types without minimum: the element of largest magnitude becomes -N.
@@ -251,8 +207,7 @@ KERNEL(256, quantize_iq4_nl, const float* x, uint8_t* out, int64_t blocks) {
 
 // ---- Activations -------------------------------------------------------------------------------
 
-// Bytes, a scale for each 32 and its product with their sum (see blocks.cuh): what products with
-// blocks by dp4a take. `groups` are all groups of 32, of all rows. Launch as `quantize_32`.
+// What products with blocks by dp4a take (see rounding.cuh). `groups` are all groups of 32, of all rows. Launch as `quantize_32`.
 KERNEL(256, quantize_activations, const float* x, int8_t* out, ActivationScale* scales, int64_t groups) {
     const int lane = threadIdx.x % 8;
     const int64_t step = int64_t(gridDim.x) * blockDim.x / 8;
@@ -262,11 +217,7 @@ KERNEL(256, quantize_activations, const float* x, int8_t* out, ActivationScale* 
         const bool there = group < groups;
         float elements[4];
         load_4(x + (there ? group : 0) * 32 + 4 * lane, elements);
-        int q[4];
-        const float scale = to_bytes(elements, q);
-        const float sum = float(group_sum<8>(q[0] + q[1] + q[2] + q[3]));
-        if (there) reinterpret_cast<uint32_t*>(out)[group * 8 + lane] = join_bytes(q);
-        if (there && lane == 0) scales[group] = {scale, __fmul_rn(scale, sum)};
+        store_rounded(elements, out, scales, group, there);
     }
 }
 

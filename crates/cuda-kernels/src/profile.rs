@@ -42,6 +42,11 @@ impl Profile {
     pub fn busy(&self) -> Duration {
         self.kernels.iter().map(|k| k.total).sum()
     }
+
+    /// How many launches and copies there were.
+    pub fn launches(&self) -> u64 {
+        self.kernels.iter().map(|k| k.count).sum()
+    }
 }
 
 impl fmt::Display for Profile {
@@ -65,7 +70,7 @@ impl fmt::Display for Profile {
             )?;
         }
         let (gaps, host, busy) = (ms(self.gaps), ms(self.host), ms(busy));
-        let count: u64 = self.kernels.iter().map(|k| k.count).sum();
+        let count = self.launches();
         writeln!(
             f,
             "device busy {busy:.3} ms in {count} launches and copies, waiting between {gaps:.3} ms; \

@@ -19,6 +19,7 @@ pub const HEADERS: &[Source] = &[
     Source { name: "gemv.cuh", text: include_str!("../kernels/gemv.cuh") },
     Source { name: "gemm.cuh", text: include_str!("../kernels/gemm.cuh") },
     Source { name: "reduce.cuh", text: include_str!("../kernels/reduce.cuh") },
+    Source { name: "rounding.cuh", text: include_str!("../kernels/rounding.cuh") },
     Source { name: "gemv_int8.cuh", text: include_str!("../kernels/gemv_int8.cuh") },
     Source { name: "chunks.cuh", text: include_str!("../kernels/chunks.cuh") },
 ];
@@ -55,7 +56,6 @@ sources! {
     GEMM_W4A16 = "gemm_w4a16.cu";
     /// Matrix products of INT8.
     GEMM_W8A8 = "gemm_w8a8.cu";
-    /// Products of a few rows with a matrix of blocks.
     /// Products of a few rows with a matrix of blocks of 32.
     GEMV = "gemv.cu";
     /// Products of a few rows with a matrix of blocks of 256.

@@ -4,6 +4,7 @@ mod common;
 
 use common::{assert_close, normal, on_each, poisoned, random};
 use cuda_kernels::ops::elementwise::*;
+use cuda_kernels::ops::quantize::{Int8, quantize_activations};
 use cuda_kernels::{Buffer, Error, Gpu};
 
 /// By a series whose terms are all positive.
@@ -105,18 +106,26 @@ fn activations_alone_and_gated() {
 }
 
 #[test]
-fn gates_and_values_from_one_product() {
+fn gated_products_are_rounded_as_they_are_apart() {
     on_each(|gpu, name| {
-        for (rows, width) in [(1, 1), (3, 10), (2, 1028), (70, 4)] {
-            let x = normal(&mut random(width as u64), 2 * rows * width, 1.0);
-            let out = upload(gpu, &vec![f32::NAN; rows * width], 0);
-            let both = gpu.upload(&x).unwrap();
-            gated_pair(gpu, Activation::Silu, &both, &out, rows, width).unwrap();
-            let halves =
-                x.chunks_exact(2 * width).flat_map(|row| row[..width].iter().zip(&row[width..]));
-            let silu = |x: f32| exact(Activation::Silu, f64::from(x));
-            let want: Vec<f64> = halves.map(|(&g, &u)| silu(g) * f64::from(u)).collect();
-            assert_close(&download(&out, rows * width), &want, 1e-6, name);
+        for n in [32, 96, 5024] {
+            let random = &mut random(n as u64);
+            let (gate, up) = (normal(random, n, 2.0), gpu.upload(&normal(random, n, 1.0)).unwrap());
+            for f in Activation::ALL {
+                let [together, apart] =
+                    [(); 2].map(|()| (poisoned(gpu, n + 8), poisoned(gpu, n / 4 + 8)));
+                let [x, y] = [upload(gpu, &gate, 0), upload(gpu, &gate, 0)];
+                let to = Int8 { q: &together.0, scales: &together.1 };
+                gated_rounded(gpu, f, &x, &up, to, n).unwrap();
+                gated(gpu, f, &y, &up, n).unwrap();
+                let to = Int8 { q: &apart.0, scales: &apart.1 };
+                quantize_activations(gpu, n, &y, to).unwrap();
+                let pairs = [(&x, &y), (&together.0, &apart.0), (&together.1, &apart.1)];
+                for (a, b) in pairs {
+                    let [a, b]: [Vec<u8>; 2] = [a, b].map(|x| x.download().unwrap());
+                    assert!(a == b, "{name}: {n} elements, {f:?}");
+                }
+            }
         }
     });
 }
@@ -218,8 +227,11 @@ fn what_does_not_fit_is_refused() {
         length(softcap(gpu, &short, 64, 2.0));
         length(activation(gpu, Activation::Relu, &short, 64));
         length(gated(gpu, Activation::Relu, &long, &short, 64));
-        length(gated_pair(gpu, Activation::Relu, &short, &long, 2, 16));
-        length(gated_pair(gpu, Activation::Relu, &poisoned(gpu, 512), &short, 2, 32));
+        let to = Int8 { q: &long, scales: &long };
+        length(gated_rounded(gpu, Activation::Relu, &short, &long, to, 64));
+        length(gated_rounded(gpu, Activation::Relu, &long, &short, to, 64));
+        let part = gated_rounded(gpu, Activation::Relu, &long, &long, to, 48);
+        assert!(matches!(part, Err(Error::Unsupported { .. })));
         length(add_row(gpu, &short, &long, 2, 32));
         length(add_row(gpu, &long, &short, 1, 64));
         length(softmax(gpu, &short, 2, 32));

@@ -5,9 +5,10 @@ mod common;
 use blocks::DType;
 use common::{assert_close, normal, on_each, poisoned, random};
 use cuda_kernels::ops::gemv::{
-    Gemv, Int8, Shape, W4, Weight, linear_int8, linear_small, linear_w4a16, supported,
-    workspace_bytes,
+    Gemv, MOST_PRODUCTS, Product, Shape, W4, Weight, linear_int8, linear_small, linear_w4a16,
+    linears_float, linears_int8, supported, workspace_bytes,
 };
+use cuda_kernels::ops::quantize::Int8;
 use cuda_kernels::{Buffer, Error, Gpu};
 use half::{bf16, f16};
 use rand::Rng;
@@ -173,6 +174,60 @@ fn float_types_agree_with_sums_in_f64() {
     }
 }
 
+/// Rows of matrices that meet the same x: few and many, none, and more than one launch takes.
+const SEVERAL: [&[usize]; 4] = [&[97, 7, 7], &[195, 195], &[5, 0, 64], &[33, 1, 9, 40]];
+
+#[test]
+fn several_matrices_give_what_each_gives_alone() {
+    for dtype in [DType::Q4_0, DType::Q4_K, DType::Q6_K, DType::F16] {
+        for (salt, sizes) in SEVERAL.into_iter().enumerate() {
+            let (random, k) = (&mut random(salt as u64), 2304);
+            let floats = |random: &mut _, n| floats(dtype, &normal(random, n * k, 0.1));
+            let bytes = |&n: &usize| match dtype {
+                DType::F16 => floats(random, n),
+                _ => any_blocks(random, dtype, n * k),
+            };
+            let matrices: Vec<Vec<u8>> = sizes.iter().map(bytes).collect();
+            let bias = normal(random, 195, 1.0);
+            let x = normal(random, 8 * k, 1.0);
+            let rounded = round(&x);
+            on_each(|gpu, device| {
+                let matrices: Vec<Buffer> =
+                    matrices.iter().map(|w| gpu.upload(w).unwrap()).collect();
+                let (bias, x) = (gpu.upload(&bias).unwrap(), gpu.upload(&x).unwrap());
+                let (q, scales) =
+                    (gpu.upload(&rounded.q).unwrap(), gpu.upload(&rounded.scales).unwrap());
+                let run = |products: &[Product<'_>], m| match dtype {
+                    DType::F16 => linears_float(gpu, &x, products, [m, k]),
+                    _ => linears_int8(gpu, Int8 { q: &q, scales: &scales }, products, [m, k]),
+                };
+                for m in [1, 2, 5] {
+                    let bias = |i| (i % 2 == 0).then_some(&bias);
+                    let weight = |i| Weight { dtype, bytes: &matrices[i], bias: bias(i) };
+                    let results = || sizes.iter().map(|n| poisoned(gpu, 4 * m * n + 64));
+                    let [together, apart]: [Vec<Buffer>; 2] =
+                        [results().collect(), results().collect()];
+                    let product = |i, y| Product { weight: weight(i), n: sizes[i], y };
+                    let all: Vec<_> =
+                        together.iter().enumerate().map(|(i, y)| product(i, y)).collect();
+                    gpu.start_profile();
+                    run(&all, m).unwrap();
+                    let launches = gpu.stop_profile().unwrap().launches();
+                    let some = sizes.iter().filter(|&&n| n > 0).count();
+                    let most = if m > 4 { 1 } else { MOST_PRODUCTS };
+                    assert_eq!(launches, some.div_ceil(most) as u64);
+                    for (i, (together, apart)) in together.iter().zip(&apart).enumerate() {
+                        run(&[product(i, apart)], m).unwrap();
+                        let [together, apart]: [Vec<u32>; 2] =
+                            [together, apart].map(|y| y.download().unwrap());
+                        assert!(together == apart, "{device}, {dtype}, {m} rows, {i} of {sizes:?}");
+                    }
+                }
+            });
+        }
+    }
+}
+
 #[test]
 fn activations_are_rounded_on_the_device() {
     let shape = Shape { m: 3, n: 21, k: 512 };
@@ -322,6 +377,11 @@ fn what_does_not_fit_is_refused() {
         let weight = Weight { dtype: DType::Q8_0, bytes: &long, bias: None };
         let refused = linear_int8(gpu, Gemv::Warp, x, &weight, &y, shape);
         assert!(matches!(refused, Err(Error::Unsupported { .. })));
+        let other = Weight { dtype: DType::Q4_0, ..weight };
+        let two = [weight, other].map(|weight| Product { weight, n: 4, y: &y });
+        let refused = linears_int8(gpu, x, &two, [2, 64]);
+        assert!(matches!(refused, Err(Error::Unsupported { .. })));
+        assert!(linears_int8(gpu, x, &[], [2, 64]).is_ok());
         let w4 = W4 { words: &long, scales: &long, zeros: None };
         let refused = linear_w4a16(gpu, &long, &w4, None, &y, shape);
         assert!(matches!(refused, Err(Error::Unsupported { .. })));

@@ -3,7 +3,8 @@
 mod common;
 
 use common::{assert_close, normal, on_each, poisoned, random};
-use cuda_kernels::ops::norm::{Norm, NormKind, add_norm, norm};
+use cuda_kernels::ops::norm::{Norm, NormKind, add_norm, can_round, norm};
+use cuda_kernels::ops::quantize::{Int8, quantize_activations};
 use cuda_kernels::{Buffer, Error, Gpu};
 
 const EPS: f32 = 1e-5;
@@ -50,7 +51,7 @@ fn check(gpu: &Gpu, name: &str, width: usize, rows: usize) {
     ];
     for (kind, offset, bias) in kinds {
         let what = format!("{name}: {rows} rows of {width}, {kind:?}");
-        let with = Norm { kind, width, eps: EPS, weight: &w };
+        let with = Norm { kind, width, eps: EPS, weight: &w, rounded: None };
         let out = poisoned(gpu, 4 * (rows * width + BEHIND));
         norm(gpu, &with, &upload(&x), &out, rows).unwrap();
         let got = downloaded(&out);
@@ -92,13 +93,49 @@ fn rows_that_no_block_has_in_registers() {
 }
 
 #[test]
+fn norms_are_rounded_as_they_are_apart() {
+    on_each(|gpu, name| {
+        for (width, rows) in [(32, 3), (256, 9), (288, 2), (4096, 1)] {
+            assert!(can_round(width));
+            let random = &mut random(width as u64);
+            let n = rows * width;
+            let [x, y] = [(); 2].map(|()| gpu.upload(&normal(random, n, 1.0)).unwrap());
+            let weight = gpu.upload(&normal(random, width, 1.0)).unwrap();
+            for kind in [NormKind::Rms { weight_offset: 0.0 }, NormKind::Layer { bias: None }] {
+                let [together, apart] =
+                    [(); 2].map(|()| (poisoned(gpu, n + 8), poisoned(gpu, n / 4 + 8)));
+                let out = poisoned(gpu, 4 * n);
+                let rounded = Some(Int8 { q: &together.0, scales: &together.1 });
+                let with = Norm { kind, width, eps: EPS, weight: &weight, rounded };
+                add_norm(gpu, &with, &x, &y, &out, rows).unwrap();
+                let to = Int8 { q: &apart.0, scales: &apart.1 };
+                quantize_activations(gpu, n, &out, to).unwrap();
+                for (a, b) in [(&together.0, &apart.0), (&together.1, &apart.1)] {
+                    let [a, b]: [Vec<u8>; 2] = [a, b].map(|x| x.download().unwrap());
+                    assert!(a == b, "{name}: {rows} rows of {width}, {kind:?}");
+                }
+            }
+        }
+        let buffer = poisoned(gpu, 4 * 16_416);
+        let rounded = Some(Int8 { q: &buffer, scales: &buffer });
+        for width in [48, 16_416] {
+            let kind = NormKind::Rms { weight_offset: 0.0 };
+            let with = Norm { kind, width, eps: EPS, weight: &buffer, rounded };
+            let refused = norm(gpu, &with, &buffer, &buffer, 1);
+            assert!(matches!(refused, Err(Error::Unsupported { .. })));
+        }
+    });
+}
+
+#[test]
 fn memory_that_is_not_aligned_is_taken_element_by_element() {
     on_each(|gpu, name| {
         let (width, rows) = (64, 3);
         let x = normal(&mut random(7), 1 + rows * width, 1.0);
         let weight = vec![1.0f32; width];
         let w = gpu.upload(&weight).unwrap();
-        let with = Norm { kind: NormKind::Rms { weight_offset: 0.0 }, width, eps: EPS, weight: &w };
+        let kind = NormKind::Rms { weight_offset: 0.0 };
+        let with = Norm { kind, width, eps: EPS, weight: &w, rounded: None };
         let all = gpu.upload(&x).unwrap();
         let out = poisoned(gpu, 4 * rows * width);
         norm(gpu, &with, &all.slice(4..all.len()), &out, rows).unwrap();
@@ -116,6 +153,7 @@ fn what_does_not_fit_is_refused() {
             width,
             eps: EPS,
             weight,
+            rounded: None,
         };
         let length =
             |result| assert!(matches!(result, Err(Error::Length { expected: 256, got: 255, .. })));

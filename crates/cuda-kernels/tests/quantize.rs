@@ -6,8 +6,8 @@ use blocks::DType;
 use common::{assert_close, normal, on_each, poisoned, random};
 use cuda_kernels::ops::dequantize::{AbsMax, Code4, dequantize_4bit};
 use cuda_kernels::ops::quantize::{
-    can_quantize, dynamic_map, quantize, quantize_4bit, quantize_absmax, quantize_activations,
-    quantize_rows,
+    Int8, can_quantize, dynamic_map, quantize, quantize_4bit, quantize_absmax,
+    quantize_activations, quantize_rows,
 };
 use cuda_kernels::{Buffer, Error};
 use ndarray::{Array0, Array1, Array2};
@@ -89,7 +89,7 @@ fn activations_in_groups() {
     on_each(|gpu, name| {
         let from = gpu.upload(&x).unwrap();
         let (q, scales) = (poisoned(gpu, n + 32), poisoned(gpu, 8 * groups + 32));
-        quantize_activations(gpu, n, &from, &q, &scales).unwrap();
+        quantize_activations(gpu, n, &from, Int8 { q: &q, scales: &scales }).unwrap();
         let (q, scales): (Vec<i8>, Vec<f32>) = (q.download().unwrap(), scales.download().unwrap());
         for (g, x) in x.chunks(32).enumerate() {
             let most = x.iter().fold(0.0f32, |m, x| m.max(x.abs()));
@@ -107,9 +107,11 @@ fn activations_in_groups() {
             q[n..].iter().all(|&q| q == -1) && scales[2 * groups..].iter().all(|s| s.is_nan()),
             "{name}"
         );
-        let failed = quantize_activations(gpu, 48, &from, &from, &from);
+        let to = Int8 { q: &from, scales: &from };
+        let failed = quantize_activations(gpu, 48, &from, to);
         assert!(matches!(failed, Err(Error::Unsupported { .. })), "{failed:?}");
-        let failed = quantize_activations(gpu, 64, &from, &from, &from.slice(0..15));
+        let failed =
+            quantize_activations(gpu, 64, &from, Int8 { scales: &from.slice(0..15), ..to });
         assert!(
             matches!(failed, Err(Error::Length { what: "scales", expected: 16, .. })),
             "{failed:?}"

@@ -19,6 +19,9 @@ pub(crate) enum Storage {
     /// A buffer on a GPU.
     #[cfg(feature = "cuda")]
     Cuda(crate::device::cuda::Buffer),
+    /// Activations on a GPU: `f32`, and the same as bytes with their scales, as products with blocks take them.
+    #[cfg(feature = "cuda")]
+    Rounded(crate::device::cuda::Buffer, [crate::device::cuda::Buffer; 2]),
 }
 
 impl Storage {
@@ -30,7 +33,7 @@ impl Storage {
             Storage::Mapped(m) => Some(&m.bytes()[range.clone()]),
             Storage::Interleaved(..) => None,
             #[cfg(feature = "cuda")]
-            Storage::Cuda(_) => None,
+            Storage::Cuda(_) | Storage::Rounded(..) => None,
         }
     }
 }

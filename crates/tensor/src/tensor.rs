@@ -116,7 +116,7 @@ impl Tensor {
     pub fn device(&self) -> Device {
         match &self.storage {
             #[cfg(feature = "cuda")]
-            Storage::Cuda(b) => crate::device::cuda::device_of(b),
+            Storage::Cuda(b) | Storage::Rounded(b, _) => crate::device::cuda::device_of(b),
             _ => Device::Cpu,
         }
     }
@@ -310,17 +310,19 @@ impl Tensor {
         #[cfg(feature = "cuda")]
         {
             let storage = match (&self.storage, device) {
-                (Storage::Cuda(_), Device::Cpu) if self.dtype == DType::F32 => {
+                (Storage::Cuda(_) | Storage::Rounded(..), Device::Cpu)
+                    if self.dtype == DType::F32 =>
+                {
                     // Nothing is not waited for.
                     let empty = self.byte_len() == 0;
                     let elements = if empty { Vec::new() } else { self.buffer()?.download()? };
                     Storage::F32(Buffer::new(elements))
                 }
-                (Storage::Cuda(_), Device::Cpu) => {
+                (Storage::Cuda(_) | Storage::Rounded(..), Device::Cpu) => {
                     let bytes: Vec<u8> = self.buffer()?.download()?;
                     Storage::Bytes(Arc::new(AlignedBytes::copy_of(&bytes)))
                 }
-                (Storage::Cuda(_), &Device::Cuda(ordinal)) => {
+                (Storage::Cuda(_) | Storage::Rounded(..), &Device::Cuda(ordinal)) => {
                     let bytes: Vec<u8> = self.buffer()?.download()?;
                     Storage::Cuda(crate::device::cuda::gpu(ordinal)?.upload(&bytes)?)
                 }
@@ -360,7 +362,9 @@ impl Tensor {
     /// Its bytes on a GPU.
     pub(crate) fn buffer(&self) -> Result<crate::device::cuda::Buffer> {
         match &self.storage {
-            Storage::Cuda(buffer) => Ok(buffer.slice(self.range.clone())),
+            Storage::Cuda(buffer) | Storage::Rounded(buffer, _) => {
+                Ok(buffer.slice(self.range.clone()))
+            }
             _ => Err(Error::WrongDevice {
                 op: "buffer",
                 expected: Device::Cuda(0),
@@ -371,7 +375,35 @@ impl Tensor {
 
     /// Whether nobody else holds its memory on a GPU.
     pub(crate) fn is_unique_on_gpu(&self) -> bool {
-        matches!(&self.storage, Storage::Cuda(buffer) if buffer.is_unique())
+        match &self.storage {
+            Storage::Cuda(buffer) | Storage::Rounded(buffer, _) => buffer.is_unique(),
+            _ => false,
+        }
+    }
+
+    /// The same on a GPU with bytes and scales of all its elements.
+    pub(crate) fn with_rounded(mut self, rounded: [crate::device::cuda::Buffer; 2]) -> Self {
+        self = self.without_rounded();
+        if let Storage::Cuda(buffer) = self.storage {
+            self.storage = Storage::Rounded(buffer, rounded);
+        }
+        self
+    }
+
+    /// The same without them: what is written next is other elements.
+    pub(crate) fn without_rounded(mut self) -> Self {
+        if let Storage::Rounded(buffer, _) = self.storage {
+            self.storage = Storage::Cuda(buffer);
+        }
+        self
+    }
+
+    /// Its bytes and scales, if it has them; parts of a tensor do not.
+    pub(crate) fn rounded(&self) -> Option<&[crate::device::cuda::Buffer; 2]> {
+        match &self.storage {
+            Storage::Rounded(buffer, rounded) if self.range == (0..buffer.len()) => Some(rounded),
+            _ => None,
+        }
     }
 }
 

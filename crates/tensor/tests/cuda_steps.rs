@@ -7,7 +7,8 @@ use cuda_kernels::emulator::{self, Faulty};
 use cuda_kernels::{Backend, Gpu};
 use tensor::kv::{KvCache, KvLayout, SeqId, SlotKvCache, Span};
 use tensor::{
-    AttentionRow, AttentionSpec, Compute, DType, Device, Result, Rope, RopeLayout, Steps, Tensor,
+    Activation, AttentionRow, AttentionSpec, Compute, DType, Device, Result, Rope, RopeLayout,
+    Steps, Tensor,
 };
 
 const VOCABULARY: usize = 20;
@@ -255,4 +256,96 @@ fn graphs_go_with_the_memory_of_a_cache_that_grows() {
         }
     }
     assert!(layer.steps.counts().captured >= 2);
+}
+
+/// A layer of a decoder at decoding, weights in blocks: what shares a row is one launch, and rows are rounded where
+/// they are made.
+#[test]
+fn a_layer_takes_few_launches_and_gives_what_its_parts_give() {
+    const WIDTH: usize = 256;
+    const HEADS: AttentionSpec = AttentionSpec { n_heads: 4, n_kv_heads: 2, head_dim: 64, ..SPEC };
+    let Some(machine) = Machine::new(94) else { return };
+    let compute = Compute::on(machine.device).unwrap();
+    let tensor = |rows: usize, cols: usize, dtype: DType| {
+        let number = |i: usize| ((i * 37 + rows) % 61) as f32 / 40.0 - 0.75;
+        let elements = (0..rows * cols).map(number).collect();
+        let host = Tensor::from_vec([rows, cols], elements).unwrap().to_dtype(dtype).unwrap();
+        host.to_device(&machine.device).unwrap()
+    };
+    let weight = |rows, cols| tensor(rows, cols, DType::Q4_K);
+    let (query, key, output) = (weight(WIDTH, WIDTH), weight(128, WIDTH), weight(WIDTH, WIDTH));
+    let (gate, up, down) = (weight(512, WIDTH), weight(512, WIDTH), weight(WIDTH, 512));
+    let norm = tensor(1, WIDTH, DType::F32).reshape([WIDTH]).unwrap();
+    let (x, y) = (tensor(1, WIDTH, DType::F32), tensor(1, WIDTH, DType::F32));
+    let angles = Rope::new(&[0], &[1.0; 32], 1.0, RopeLayout::Half);
+    let (spans, rows) = (
+        [Span { rows: 0..1, seq: SeqId(0), slot: 0 }],
+        [AttentionRow { seq: SeqId(0), prefix: 1, branch: Vec::new() }],
+    );
+    // A copy of a row has not its rounded bytes: what is made of it was rounded by a launch of its own.
+    let fresh = |x: &Tensor, apart: bool| match apart {
+        true => x.to_device(&Device::Cpu).unwrap().to_device(&machine.device).unwrap(),
+        false => x.clone(),
+    };
+    // Values of one type with queries and keys, or of another, as a Q4_K_M file has them in half of its layers.
+    for (value, launches) in [(weight(128, WIDTH), 10), (tensor(128, WIDTH, DType::Q6_K), 11)] {
+        let layer = |apart: bool| -> Result<Vec<f32>> {
+            let layout = KvLayout { layers: 1, n_kv_heads: 2, head_dim: 64, dtype: DType::F16 };
+            let mut cache = SlotKvCache::new(layout, 8, machine.device)?;
+            cache.reserve(SeqId(0), 1)?;
+            let (x, normed) = compute.add_rms_norm(x.clone(), &y, &norm, 1e-5, 0.0)?;
+            let (normed, weights) = (fresh(&normed, apart), [&query, &key, &value]);
+            let qkv = match apart {
+                true => weights.map(|w| compute.linear(&normed, w, None).unwrap()),
+                false => compute.linears(&normed, weights.map(|w| (w, None)))?,
+            };
+            let q = compute.turn_and_store(qkv, Some(&angles), &mut cache, 0, &spans)?;
+            let mixed = compute.attention(&q, &HEADS, &cache, 0, &rows)?;
+            let attended = compute.linear(&mixed, &output, None)?;
+            let (x, normed) = compute.add_rms_norm(x, &attended, &norm, 1e-5, 0.0)?;
+            let normed = fresh(&normed, apart);
+            let [gates, values] = match apart {
+                true => [&gate, &up].map(|w| compute.linear(&normed, w, None).unwrap()),
+                false => compute.linears(&normed, [(&gate, None), (&up, None)])?,
+            };
+            let inner = compute.gated(gates, &values, Activation::Silu)?;
+            let out = compute.linear(&fresh(&inner, apart), &down, None)?;
+            compute.add(x, &out)?.to_device(&Device::Cpu)?.into_vec()
+        };
+        let apart = layer(true).unwrap();
+        machine.gpu.start_profile();
+        let together = layer(false).unwrap();
+        let profile = machine.gpu.stop_profile().unwrap();
+        assert_eq!(together, apart);
+        let copies = ["copy", "fill", "download"];
+        let kernels = profile.kernels.iter().filter(|kernel| !copies.contains(&kernel.name));
+        let count: u64 = kernels.map(|kernel| kernel.count).sum();
+        // The sum after the layer is part of the next one's norm.
+        assert_eq!(count - 1, launches, "{profile}");
+    }
+}
+
+/// Rounded bytes are of what was there before a row is written.
+#[test]
+fn what_is_written_again_is_rounded_again() {
+    let Some(machine) = Machine::new(95) else { return };
+    let compute = Compute::on(machine.device).unwrap();
+    let host = |n: usize, cols: usize| {
+        let elements = (0..n * cols).map(|i| (i % 19) as f32 - 9.0).collect();
+        Tensor::from_vec([n, cols], elements).unwrap()
+    };
+    let there = |x: Tensor| x.to_device(&machine.device).unwrap();
+    let weight = there(host(5, 64).to_dtype(DType::Q8_0).unwrap());
+    let (x, norm) = (there(host(3, 64)), there(host(1, 64).reshape([64]).unwrap()));
+    let product = |x: &Tensor| compute.linear(x, &weight, None).unwrap().to_device(&Device::Cpu);
+    let normed = compute.rms_norm(&x, &norm, 1e-5, 0.0).unwrap();
+    let again = |x: &Tensor| product(&there(x.to_device(&Device::Cpu).unwrap())).unwrap();
+    let check = |x: &Tensor| {
+        assert_eq!(product(x).unwrap().as_f32().unwrap(), again(x).as_f32().unwrap());
+    };
+    check(&normed);
+    check(&normed.slice_rows(1..2).unwrap());
+    let shared = compute.scale(normed.clone(), 3.0).unwrap();
+    check(&shared);
+    check(&compute.scale(normed, 2.0).unwrap());
 }

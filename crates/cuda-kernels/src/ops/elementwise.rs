@@ -1,5 +1,6 @@
 //! Operations on each element of f32 activations, in place; softmax of rows.
 
+use super::quantize::Int8;
 use super::{blocks, int};
 use crate::source::{ELEMENTWISE, SOFTMAX};
 use crate::{Arg, Buffer, Gpu, Kernel, Launch, Result, Source};
@@ -26,15 +27,17 @@ impl Activation {
     pub const ALL: [Self; 6] =
         [Self::Silu, Self::GeluErf, Self::GeluTanh, Self::GeluQuick, Self::Relu, Self::ReluSquared];
 
-    /// Its kernels: of each element, gated, and gated by the first half of a row.
+    /// Its kernels: of each element, gated, and gated with the result rounded too.
     const fn kernels(self) -> [&'static str; 3] {
         match self {
-            Self::Silu => ["silu", "silu_gated", "silu_gated_pair"],
-            Self::GeluErf => ["gelu_erf", "gelu_erf_gated", "gelu_erf_gated_pair"],
-            Self::GeluTanh => ["gelu_tanh", "gelu_tanh_gated", "gelu_tanh_gated_pair"],
-            Self::GeluQuick => ["gelu_quick", "gelu_quick_gated", "gelu_quick_gated_pair"],
-            Self::Relu => ["relu", "relu_gated", "relu_gated_pair"],
-            Self::ReluSquared => ["relu_squared", "relu_squared_gated", "relu_squared_gated_pair"],
+            Self::Silu => ["silu", "silu_gated", "silu_gated_rounded"],
+            Self::GeluErf => ["gelu_erf", "gelu_erf_gated", "gelu_erf_gated_rounded"],
+            Self::GeluTanh => ["gelu_tanh", "gelu_tanh_gated", "gelu_tanh_gated_rounded"],
+            Self::GeluQuick => ["gelu_quick", "gelu_quick_gated", "gelu_quick_gated_rounded"],
+            Self::Relu => ["relu", "relu_gated", "relu_gated_rounded"],
+            Self::ReluSquared => {
+                ["relu_squared", "relu_squared_gated", "relu_squared_gated_rounded"]
+            }
         }
     }
 }
@@ -94,6 +97,29 @@ pub fn gated(gpu: &Gpu, f: Activation, gate: &Buffer, up: &Buffer, n: usize) -> 
     each(gpu, f.kernels()[1], gate, Some(up), n, None)
 }
 
+/// [`gated`] of a multiple of 32 elements, and the result as bytes for the product that follows.
+///
+/// # Errors
+/// As [`add`] (numbers begin at multiples of 16 bytes, bytes of 4, scales of 8), and [`crate::Error::Unsupported`] for
+/// another number of elements.
+pub fn gated_rounded(
+    gpu: &Gpu,
+    f: Activation,
+    gate: &Buffer,
+    up: &Buffer,
+    out: Int8<'_>,
+    n: usize,
+) -> Result<()> {
+    let op = f.kernels()[2];
+    let [q, scales] = out.args(op, n)?;
+    let (gate, up) = (gate.arg(op, "gate", 4 * n, 16)?, up.arg(op, "up", 4 * n, 16)?);
+    let args = [gate, up, q, scales, Arg::I64((n / 4) as i64)];
+    let launch = Launch::new(blocks(gpu, n.div_ceil(4 * THREADS), 8), THREADS as u32);
+    // SAFETY: the kernel reads and writes `n` elements of the gate, reads those of `up`, and writes as many bytes and
+    // their scales; the buffers have them.
+    unsafe { gpu.launch(&Kernel::new(&ELEMENTWISE, op), launch, &args) }
+}
+
 fn each(
     gpu: &Gpu,
     op: &'static str,
@@ -141,34 +167,6 @@ pub fn add_row(gpu: &Gpu, x: &Buffer, y: &Buffer, rows: usize, cols: usize) -> R
     let launch = over_rows(gpu, rows, if quads > 0 { quads } else { cols });
     // SAFETY: the kernel reads and writes `rows` rows of `cols` elements, and reads one, which the buffers have.
     unsafe { gpu.launch(&Kernel::new(&ELEMENTWISE, OP), launch, &args) }
-}
-
-/// `out = f(x[:, ..width]) * x[:, width..]` of `x` `[rows, 2 * width]`, `out` `[rows, width]`: gates and values from one
-/// product, the gates first.
-///
-/// # Errors
-/// As [`add`].
-pub fn gated_pair(
-    gpu: &Gpu,
-    f: Activation,
-    x: &Buffer,
-    out: &Buffer,
-    rows: usize,
-    width: usize,
-) -> Result<()> {
-    let op = f.kernels()[2];
-    let quads = if width.is_multiple_of(4) && aligned([x, out]) { width / 4 } else { 0 };
-    let args = [
-        x.arg(op, "x", 8 * rows * width, 4)?,
-        out.arg(op, "out", 4 * rows * width, 4)?,
-        int(op, rows)?.into(),
-        int(op, width)?.into(),
-        int(op, quads)?.into(),
-    ];
-    let launch = over_rows(gpu, rows, if quads > 0 { quads } else { width });
-    // SAFETY: the kernel reads `rows` rows of twice `width` elements and writes as many of `width`, which the
-    // buffers have.
-    unsafe { gpu.launch(&Kernel::new(&ELEMENTWISE, op), launch, &args) }
 }
 
 /// The widest row that a warp has in registers.

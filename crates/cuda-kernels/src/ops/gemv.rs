@@ -1,14 +1,15 @@
 //! Products of 1 to 8 rows with a matrix, for decoding: `y = x W^T (+ bias)`, bound by the bytes of `W`.
 //!
 //! - [`linear_small`]: weights of any [`supported`] type.
-//! - [`linear_int8`]: block types with activations that were rounded before, once for several matrices.
+//! - [`linears_int8`], [`linears_float`]: several matrices of one type by one launch, those of blocks with activations
+//!   that were rounded before.
 //! - [`linear_w4a16`]: weights of 4 bits in groups of 128.
 //!
 //! More rows are cut into pieces, or go to `gemm`. A row's result does not depend on how many there are.
 
 use blocks::DType;
 
-use super::quantize::{GROUP, GROUP_SCALE_BYTES, quantize_activations};
+use super::quantize::{GROUP, GROUP_SCALE_BYTES, Int8, quantize_activations};
 use super::{blocks, int};
 use crate::source::{GEMV, GEMV_FLOAT, GEMV_K, GEMV_W4A16};
 use crate::{Arg, Buffer, Error, Gpu, Kernel, Launch, Result};
@@ -40,14 +41,20 @@ pub struct Weight<'a> {
     pub bias: Option<&'a Buffer>,
 }
 
-/// Activations rounded by [`quantize_activations`].
+/// A matrix that meets the same `x` as others do, and its product.
 #[derive(Clone, Copy, Debug)]
-pub struct Int8<'a> {
-    /// i8 `[m, k]`.
-    pub q: &'a Buffer,
-    /// `[m, k / 32]`: the scale, and that times the sum of the 32, f32 both.
-    pub scales: &'a Buffer,
+pub struct Product<'a> {
+    /// `[n, k]`, of the same type as the others.
+    pub weight: Weight<'a>,
+    /// Its rows.
+    pub n: usize,
+    /// f32 `[m, n]`.
+    pub y: &'a Buffer,
 }
+
+/// Products that a launch of at most 4 rows takes; more products are cut into pieces, and for more rows each has a launch
+/// of its own.
+pub const MOST_PRODUCTS: usize = 3;
 
 /// Which of the kernels for Q4_0, from simple to fast; other types have the last alone.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,7 +151,7 @@ impl Shape {
 
 impl Kernels {
     /// How many warps share a row: as many as it takes for 12 a multiprocessor to have something to do. A row's sum
-    /// depends on it, so that `m` has no say.
+    /// depends on it, so that neither `m` nor the other products of a launch have a say.
     fn split(&self, gpu: &Gpu, n: usize, k: usize) -> usize {
         let wanted = 12 * gpu.properties().multiprocessors as usize;
         let enough = |split: usize| {
@@ -153,11 +160,71 @@ impl Kernels {
         [1, 2].into_iter().find(|&split| enough(split)).unwrap_or(WARPS)
     }
 
-    fn launch(&self, gpu: &Gpu, Shape { m, n, .. }: Shape, split: usize) -> (&'static str, Launch) {
+    /// The launch of these products, none of which is empty, and what it is given of them.
+    fn launch(
+        &self,
+        gpu: &Gpu,
+        products: &[Product<'_>],
+        [m, k]: [usize; 2],
+        row_bytes: usize,
+        alignment: usize,
+    ) -> Result<(&'static str, Launch, Vec<Arg>)> {
+        let splits = products.iter().map(|product| self.split(gpu, product.n, k));
+        let splits: Vec<usize> = splits.collect();
+        let rows = self.rows[usize::from(m > 2)];
+        let items = products.iter().zip(&splits);
+        let items = items.map(|(of, split)| of.n.div_ceil(rows).div_ceil(WARPS / split));
+        let items: Vec<usize> = items.collect();
+        let room = gpu.properties().multiprocessors as usize * WAVES[usize::from(m > 1)];
+        let all: usize = products.iter().map(|product| product.n).sum();
+        // Those that are more than there is room for share it by their rows.
+        let share = |(product, &items): (&Product<'_>, &usize)| match products {
+            [_] => items.min(room),
+            _ => items.min((room * product.n / all).max(1)),
+        };
+        let shares: Vec<usize> = match items.iter().sum::<usize>() <= room {
+            true => items,
+            false => products.iter().zip(&items).map(share).collect(),
+        };
+        let (mut args, mut end) = (Vec::new(), 0);
+        for ((product, split), share) in products.iter().zip(splits).zip(shares) {
+            let &Product { weight, n, y } = product;
+            end += share;
+            args.push(weight.bytes.arg(
+                OP,
+                "the matrix",
+                n.saturating_mul(row_bytes),
+                alignment,
+            )?);
+            args.extend(Shape { m, n, k }.results(weight.bias, y)?);
+            args.extend([int(OP, n)?, int(OP, split)?, int(OP, end)?].map(Arg::from));
+        }
+        let none =
+            [Arg::Ptr(0), Arg::Ptr(0), Arg::Ptr(0), 0.into(), 1.into(), int(OP, end)?.into()];
+        for _ in products.len()..MOST_PRODUCTS {
+            args.extend(none);
+        }
         let name = self.name[m.next_power_of_two().ilog2() as usize];
-        let items = n.div_ceil(self.rows[usize::from(m > 2)]).div_ceil(WARPS / split);
-        (name, Launch::new(blocks(gpu, items, WAVES[usize::from(m > 1)]), THREADS))
+        Ok((name, Launch::new(end as u32, THREADS), args))
     }
+}
+
+/// Calls `each` with the products that are not empty, as many at once as a launch takes.
+fn in_launches(
+    products: &[Product<'_>],
+    [m, k]: [usize; 2],
+    each: impl FnMut(&[Product<'_>]) -> Result<()>,
+) -> Result<()> {
+    for product in products {
+        if product.weight.dtype != products[0].weight.dtype {
+            return unsupported("matrices of several types at once");
+        }
+        Shape { m, n: product.n, k }.args()?;
+    }
+    let some = |product: &&Product<'_>| m * product.n > 0;
+    let some: Vec<Product<'_>> = products.iter().filter(some).copied().collect();
+    let most = if m <= 4 { MOST_PRODUCTS } else { 1 };
+    some.chunks(most).try_for_each(each)
 }
 
 /// `y = x W^T (+ bias)`: `x` f32 `[m, k]`, `y` f32 `[m, n]`, `m` at most [`MOST_ROWS`]. Block types meet `x` rounded to int8
@@ -176,18 +243,60 @@ pub fn linear_small(
     shape: Shape,
     workspace: &Buffer,
 ) -> Result<()> {
+    let Shape { m, n, k } = shape;
+    let product = Product { weight: *weight, n, y };
     if !weight.dtype.is_quantized() {
-        return linear_float(gpu, x, weight, y, shape);
+        return linears_float(gpu, x, &[product], [m, k]);
     }
-    let Shape { m, k, .. } = shape;
     let (at, bytes) = (scales_at(m, k), workspace_bytes(weight.dtype, m, k));
     workspace.arg(OP, "the workspace", bytes, 16)?;
     let (q, scales) = (workspace.slice(0..m * k), workspace.slice(at..bytes));
-    quantize_activations(gpu, m * k, x, &q, &scales)?;
-    linear_int8(gpu, Gemv::Ring, Int8 { q: &q, scales: &scales }, weight, y, shape)
+    let rounded = Int8 { q: &q, scales: &scales };
+    quantize_activations(gpu, m * k, x, rounded)?;
+    linears_int8(gpu, rounded, &[product], [m, k])
 }
 
-/// [`linear_small`] of block types with activations that are rounded already.
+/// Bytes of a row of `k` elements in blocks that [`linears_int8`] takes.
+fn row_bytes(dtype: DType, k: usize) -> Result<usize> {
+    if !kernels(dtype).is_some_and(|kernels| kernels.int8) {
+        return unsupported(format!("weights of {dtype}"));
+    }
+    let bytes = dtype.bytes_for(k);
+    bytes.map_or_else(|| unsupported(format!("rows of {k} are no whole {dtype} blocks")), Ok)
+}
+
+/// Rounded rows as kernels take them.
+fn rounded_args(x: Int8<'_>, [m, k]: [usize; 2]) -> Result<[Arg; 2]> {
+    let scales = x.scales.arg(OP, "scales of x", m * k / GROUP * GROUP_SCALE_BYTES, 16)?;
+    Ok([x.q.arg(OP, "rounded x", m * k, 16)?, scales])
+}
+
+/// [`linear_small`] of block types with activations that are rounded already, for each of `products`: `[m, k]` of `x`.
+/// The results are those of each alone.
+///
+/// # Errors
+/// As there; [`Error::Unsupported`] also for matrices of several types.
+pub fn linears_int8(
+    gpu: &Gpu,
+    x: Int8<'_>,
+    products: &[Product<'_>],
+    [m, k]: [usize; 2],
+) -> Result<()> {
+    let Some(dtype) = products.first().map(|product| product.weight.dtype) else { return Ok(()) };
+    let row_bytes = row_bytes(dtype, k)?;
+    let Some(kernels) = kernels(dtype) else { return unsupported(format!("weights of {dtype}")) };
+    let source = if dtype.block_len() == 256 { &GEMV_K } else { &GEMV };
+    in_launches(products, [m, k], |products| {
+        let (name, launch, mut args) = kernels.launch(gpu, products, [m, k], row_bytes, 16)?;
+        args.extend(rounded_args(x, [m, k])?);
+        args.extend([int(OP, m)?, int(OP, k)?].map(Arg::from));
+        // SAFETY: the kernel reads n rows of whole blocks of each matrix, m rows of k bytes and their scales, n of the
+        // bias, and writes [m, n]; the buffers were checked for these.
+        unsafe { gpu.launch(&Kernel::new(source, name), launch, &args) }
+    })
+}
+
+/// [`linears_int8`] of one matrix, also by a simple kernel.
 ///
 /// # Errors
 /// As there; [`Error::Unsupported`] also for a simple kernel of a type other than Q4_0.
@@ -200,82 +309,75 @@ pub fn linear_int8(
     shape: Shape,
 ) -> Result<()> {
     let (dtype, Shape { m, n, k }) = (weight.dtype, shape);
-    let Some(kernels) = kernels(dtype).filter(|k| k.int8) else {
-        return unsupported(format!("weights of {dtype}"));
-    };
-    let Some(bytes) = dtype.bytes_for(k).and_then(|row| row.checked_mul(n)) else {
-        return unsupported(format!("rows of {k} are no whole {dtype} blocks"));
-    };
-    let sizes = shape.args()?;
-    let w = weight.bytes.arg(OP, "the matrix", bytes, 16)?;
-    let q = x.q.arg(OP, "rounded x", m * k, 16)?;
-    let scales = x.scales.arg(OP, "scales of x", m * k / GROUP * GROUP_SCALE_BYTES, 16)?;
-    let mut args = vec![w, q, scales];
-    args.extend(shape.results(weight.bias, y)?);
-    args.extend(sizes);
-    if shape.is_empty() {
-        return Ok(());
-    }
-    let simple = |name, threads_each: usize| {
-        let blocks = int(OP, (m * n * threads_each).div_ceil(THREADS as usize))?;
-        Ok::<_, Error>((name, Launch::new(blocks as u32, THREADS), 1))
-    };
-    let (name, launch, split) = match gemv {
+    let (name, threads_each) = match gemv {
         Gemv::Ring => {
-            let split = kernels.split(gpu, n, k);
-            let (name, launch) = kernels.launch(gpu, shape, split);
-            (name, launch, split)
+            let product = Product { weight: *weight, n, y };
+            return linears_int8(gpu, x, &[product], [m, k]);
         }
         _ if dtype != DType::Q4_0 => return unsupported(format!("{gemv:?} for {dtype}")),
-        Gemv::Thread => simple("gemv_q4_0_thread", 1)?,
-        Gemv::Warp => simple("gemv_q4_0_warp", 32)?,
+        Gemv::Thread => ("gemv_q4_0_thread", 1),
+        Gemv::Warp => ("gemv_q4_0_warp", 32),
     };
-    args.push(int(OP, split)?.into());
-    let source = if dtype.block_len() == 256 { &GEMV_K } else { &GEMV };
-    // SAFETY: the kernel reads n rows of whole blocks, m rows of k bytes and their scales, n of the bias, and writes
-    // [m, n]; the buffers were checked for these.
-    unsafe { gpu.launch(&Kernel::new(source, name), launch, &args) }
-}
-
-/// [`linear_small`] of f32, f16 and bf16, which needs no workspace.
-///
-/// # Errors
-/// As there.
-pub fn linear_float(
-    gpu: &Gpu,
-    x: &Buffer,
-    weight: &Weight<'_>,
-    y: &Buffer,
-    shape: Shape,
-) -> Result<()> {
-    let (dtype, Shape { m, n, k }) = (weight.dtype, shape);
-    let Some(kernels) = kernels(dtype) else { return unsupported(format!("weights of {dtype}")) };
-    let size = dtype.block_bytes();
-    let whole = (k * size).is_multiple_of(16);
-    let alignment = if whole { 16 } else { size };
     let sizes = shape.args()?;
-    let w = weight.bytes.arg(OP, "the matrix", n.saturating_mul(k * size), alignment)?;
-    let mut args = vec![w, x.arg(OP, "x", 4 * m * k, if whole { 16 } else { 4 })?];
+    let bytes = row_bytes(dtype, k)?.saturating_mul(n);
+    let mut args = vec![weight.bytes.arg(OP, "the matrix", bytes, 16)?];
+    args.extend(rounded_args(x, [m, k])?);
     args.extend(shape.results(weight.bias, y)?);
     args.extend(sizes);
     if shape.is_empty() {
         return Ok(());
     }
-    let (name, launch, split) = if whole {
-        let split = kernels.split(gpu, n, k);
-        let (name, launch) = kernels.launch(gpu, shape, split);
-        (name, launch, split)
-    } else {
+    let blocks = int(OP, (m * n * threads_each).div_ceil(THREADS as usize))?;
+    let launch = Launch::new(blocks as u32, THREADS);
+    // SAFETY: as in `linears_int8`.
+    unsafe { gpu.launch(&Kernel::new(&GEMV, name), launch, &args) }
+}
+
+/// [`linear_small`] of f32, f16 and bf16, which needs no workspace, for each of `products`: `x` is `[m, k]`. The results
+/// are those of each alone.
+///
+/// # Errors
+/// As [`linears_int8`].
+pub fn linears_float(
+    gpu: &Gpu,
+    x: &Buffer,
+    products: &[Product<'_>],
+    [m, k]: [usize; 2],
+) -> Result<()> {
+    let Some(dtype) = products.first().map(|product| product.weight.dtype) else { return Ok(()) };
+    let Some(kernels) = kernels(dtype).filter(|kernels| !kernels.int8) else {
+        return unsupported(format!("weights of {dtype}"));
+    };
+    let size = dtype.block_bytes();
+    let whole = (k * size).is_multiple_of(16);
+    let x = x.arg(OP, "x", 4 * m * k, if whole { 16 } else { 4 })?;
+    // SAFETY: the kernels read [n, k], [m, k] and [n] and write [m, n]; the buffers were checked for these.
+    let run = |name, launch, args: &[Arg]| unsafe {
+        gpu.launch(&Kernel::new(&GEMV_FLOAT, name), launch, args)
+    };
+    in_launches(products, [m, k], |products| {
+        if whole {
+            let (name, launch, mut args) = kernels.launch(gpu, products, [m, k], k * size, 16)?;
+            args.push(x);
+            args.extend([int(OP, m)?, int(OP, k)?].map(Arg::from));
+            return run(name, launch, &args);
+        }
         let name = match dtype {
             DType::F32 => "gemv_float_any",
             DType::F16 => "gemv_f16_any",
             _ => "gemv_bf16_any",
         };
-        (name, Launch::new(int(OP, (m * n).div_ceil(WARPS))? as u32, THREADS), 1)
-    };
-    args.push(int(OP, split)?.into());
-    // SAFETY: the kernel reads [n, k], [m, k] and [n] and writes [m, n]; the buffers were checked for these.
-    unsafe { gpu.launch(&Kernel::new(&GEMV_FLOAT, name), launch, &args) }
+        for &Product { weight, n, y } in products {
+            let shape = Shape { m, n, k };
+            let bytes = n.saturating_mul(k * size);
+            let mut args = vec![weight.bytes.arg(OP, "the matrix", bytes, size)?, x];
+            args.extend(shape.results(weight.bias, y)?);
+            args.extend(shape.args()?);
+            let blocks = int(OP, (m * n).div_ceil(WARPS))?;
+            run(name, Launch::new(blocks as u32, THREADS), &args)?;
+        }
+        Ok(())
+    })
 }
 
 /// Weights of 4 bits in groups of 128 along `k`, `scale * (q - zero)`, as the kernels of `gemm` have them.

@@ -3,6 +3,7 @@
 
 use super::elementwise::aligned;
 use super::int;
+use super::quantize::{GROUP, Int8};
 use crate::source::NORM;
 use crate::{Arg, Buffer, Error, Gpu, Kernel, Launch, Result};
 
@@ -17,6 +18,13 @@ pub struct Norm<'a> {
     pub eps: f32,
     /// `[width]`, f32.
     pub weight: &'a Buffer,
+    /// Where the result is also written as products with blocks take it, for a width that [`can_round`].
+    pub rounded: Option<Int8<'a>>,
+}
+
+/// Whether rows of this width can be rounded along with their norm; they begin at multiples of 16 bytes then.
+pub const fn can_round(width: usize) -> bool {
+    width.is_multiple_of(GROUP) && width <= 1024 * EACH
 }
 
 /// Kinds of normalisation.
@@ -72,7 +80,7 @@ fn launch(
     rows: usize,
 ) -> Result<()> {
     const OP: &str = "norm";
-    let &Norm { kind, width, eps, weight } = norm;
+    let &Norm { kind, width, eps, weight, rounded } = norm;
     if width == 0 {
         return Err(Error::Unsupported { op: OP, reason: "rows of no elements".into() });
     }
@@ -89,19 +97,29 @@ fn launch(
         }
     };
     let bytes = 4 * rows * width;
+    // Rounding takes the kernels that move four elements at once.
+    let at = if rounded.is_some() { 16 } else { 4 };
     let optional = |what, buffer: Option<&Buffer>, bytes| {
-        buffer.map_or(Ok(Arg::Ptr(0)), |b| b.arg(OP, what, bytes, 4))
+        buffer.map_or(Ok(Arg::Ptr(0)), |b| b.arg(OP, what, bytes, at))
     };
+    if rounded.is_some() && !can_round(width) {
+        let reason = format!("rows of {width} are not rounded along with their norm");
+        return Err(Error::Unsupported { op: OP, reason });
+    }
+    let to = rounded.map(|to| to.args(OP, rows * width)).transpose()?;
+    let [q, scales] = to.unwrap_or([Arg::Ptr(0); 2]);
     let args = [
-        x.arg(OP, "x", bytes, 4)?,
+        x.arg(OP, "x", bytes, at)?,
         optional("y", y, bytes)?,
-        weight.arg(OP, "weight", 4 * width, 4)?,
+        weight.arg(OP, "weight", 4 * width, at)?,
         optional("bias", bias, 4 * width)?,
-        out.arg(OP, "out", bytes, 4)?,
+        out.arg(OP, "out", bytes, at)?,
         Arg::I64(rows as i64),
         int(OP, width)?.into(),
         eps.into(),
         offset.into(),
+        q,
+        scales,
     ];
     let buffers = [Some(x), y, Some(weight), bias, Some(out)];
     let wide = width.is_multiple_of(4) && aligned(buffers.into_iter().flatten());
@@ -114,7 +132,7 @@ fn launch(
         _ => (names[2], rows, width.next_multiple_of(32).min(1024)),
     };
     let launch = Launch::new(int(OP, blocks)? as u32, threads as u32);
-    // SAFETY: a kernel reads and writes `rows` rows of `width` elements, and one of weights and bias; the
-    // buffers have them. Those that move four elements at once are taken for aligned buffers.
+    // SAFETY: a kernel reads and writes `rows` rows of `width` elements, and one of weights and bias, and writes as many
+    // bytes with their scales where it is to; the buffers have them. Those that move four elements at once are taken for aligned buffers.
     unsafe { gpu.launch(&Kernel::new(&NORM, name), launch, &args) }
 }

@@ -18,6 +18,27 @@ fn grid(gpu: &Gpu, elements: usize, per_thread: usize) -> Launch {
     Launch::new(blocks(gpu, elements.div_ceil(per_thread * THREADS as usize), 8), THREADS)
 }
 
+/// Where activations are as bytes in groups of [`GROUP`], as [`quantize_activations`] makes them.
+#[derive(Clone, Copy, Debug)]
+pub struct Int8<'a> {
+    /// i8 `[m, k]`.
+    pub q: &'a Buffer,
+    /// `[m, k / 32]`: the scale, and that times the sum of the 32, f32 both.
+    pub scales: &'a Buffer,
+}
+
+impl Int8<'_> {
+    /// Both as kernels take them that write so many elements.
+    pub(crate) fn args(&self, op: &'static str, elements: usize) -> Result<[Arg; 2]> {
+        if !elements.is_multiple_of(GROUP) {
+            let reason = format!("{elements} elements are no whole groups of {GROUP}");
+            return Err(unsupported(op, reason));
+        }
+        let scales = self.scales.arg(op, "scales", elements / GROUP * GROUP_SCALE_BYTES, 8)?;
+        Ok([self.q.arg(op, "bytes", elements, 4)?, scales])
+    }
+}
+
 /// Whether [`quantize`] makes the type.
 pub const fn can_quantize(dtype: DType) -> bool {
     kernel(dtype).is_some()
@@ -64,30 +85,17 @@ pub fn quantize(
     unsafe { gpu.launch(&Kernel::new(&QUANTIZE, name), grid(gpu, elements, per_thread), &args) }
 }
 
-/// `elements` f32 to bytes in groups of 32 for products with blocks: `q` i8, as many; `scales` for each group
-/// its scale (largest magnitude / 127) and the scale times the sum of its bytes, two f32. Rows are whole groups.
+/// `elements` f32 to bytes in groups of 32 for products with blocks, the largest magnitude of a group to 127. Rows are
+/// whole groups.
 ///
 /// # Errors
 /// [`crate::Error::Unsupported`] for a partial group, [`crate::Error::Length`], [`crate::Error::Alignment`] (`x` at a multiple
-/// of 16 bytes, `q` of 4, `scales` of 8), and those of a launch.
-pub fn quantize_activations(
-    gpu: &Gpu,
-    elements: usize,
-    x: &Buffer,
-    q: &Buffer,
-    scales: &Buffer,
-) -> Result<()> {
+/// of 16 bytes, the bytes of 4, the scales of 8), and those of a launch.
+pub fn quantize_activations(gpu: &Gpu, elements: usize, x: &Buffer, out: Int8<'_>) -> Result<()> {
     const OP: &str = "quantize_activations";
-    if !elements.is_multiple_of(GROUP) {
-        return Err(unsupported(OP, format!("{elements} elements are no whole groups of {GROUP}")));
-    }
-    let groups = elements / GROUP;
-    let args = [
-        x.arg(OP, "activations", 4 * elements, 16)?,
-        q.arg(OP, "bytes", elements, 4)?,
-        scales.arg(OP, "scales", GROUP_SCALE_BYTES * groups, 8)?,
-        Arg::I64(groups as i64),
-    ];
+    let [q, scales] = out.args(OP, elements)?;
+    let x = x.arg(OP, "activations", 4 * elements, 16)?;
+    let args = [x, q, scales, Arg::I64((elements / GROUP) as i64)];
     if elements == 0 {
         return Ok(());
     }

@@ -58,7 +58,7 @@ pub(super) fn norm(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
         let (out, weight) = (gpu.alloc(bytes)?, gpu.filled(0x2c, 4 * width)?);
         let work = move || {
             let kind = NormKind::Rms { weight_offset: 0.0 };
-            let norm = Norm { kind, width, eps, weight: &weight };
+            let norm = Norm { kind, width, eps, weight: &weight, rounded: None };
             add_norm(&gpu, &norm, x.next(), y.next(), &out, rows)
         };
         Ok(Case::new(format!("add and rms of {rows} x {width}"), 4 * bytes, 5 * rows * width, work))
@@ -70,11 +70,10 @@ pub(super) fn norm(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
 pub(super) fn elementwise(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
     let (rows, width) = if full { (4096, 14336) } else { (2, 64) };
     let n = rows * width;
-    let pair = {
+    let gated = {
         let gpu = gpu.clone();
-        let (x, out) = (Turns::new(&gpu, 8 * n, full)?, gpu.alloc(4 * n)?);
-        let work =
-            move || elementwise::gated_pair(&gpu, Activation::Silu, x.next(), &out, rows, width);
+        let (gate, up) = (Turns::new(&gpu, 4 * n, full)?, Turns::new(&gpu, 4 * n, full)?);
+        let work = move || elementwise::gated(&gpu, Activation::Silu, gate.next(), up.next(), n);
         Case::new(format!("silu of a gate times {rows} x {width}"), 12 * n, 5 * n, work)
     };
     let softmax = {
@@ -83,7 +82,7 @@ pub(super) fn elementwise(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
         let work = move || elementwise::softmax(&gpu, x.next(), rows, width);
         Case::new(format!("softmax of {rows} x {width}"), 8 * n, 5 * n, work)
     };
-    Ok(vec![pair, softmax])
+    Ok(vec![gated, softmax])
 }
 
 pub(super) fn sampling(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {

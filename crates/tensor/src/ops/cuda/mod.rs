@@ -130,7 +130,7 @@ impl GpuState {
     fn owned(&self, x: Tensor) -> Result<Tensor> {
         expect_f32("an operation in place", &x)?;
         match x.is_unique_on_gpu() {
-            true => Ok(x),
+            true => Ok(x.without_rounded()),
             false => self.copied(&x),
         }
     }
@@ -186,7 +186,13 @@ impl GpuState {
 
     pub(crate) fn gated(&self, gate: Tensor, up: &Tensor, f: Activation) -> Result<Tensor> {
         let (f, up) = (kernel_of(f)?, up.buffer()?);
-        self.in_place(gate, |gpu, gate, n| elementwise::gated(gpu, f, gate, &up, n))
+        let Some(to) = self.room_for_rounded(gate.rows(), gate.cols())? else {
+            return self.in_place(gate, |gpu, gate, n| elementwise::gated(gpu, f, gate, &up, n));
+        };
+        let product = self.in_place(gate, |gpu, gate, n| {
+            elementwise::gated_rounded(gpu, f, gate, &up, int8(&to), n)
+        })?;
+        Ok(product.with_rounded(to))
     }
 
     pub(crate) fn softmax(&self, x: Tensor) -> Result<Tensor> {
@@ -225,9 +231,11 @@ impl GpuState {
         let out = self.unwritten([x.rows(), x.cols()])?;
         let width = weight.shape().elements().unwrap_or(0).max(1);
         let rows = x.shape().elements().unwrap_or(0) / width;
-        let parameters = Norm { kind, width, eps, weight: &weight.buffer()? };
+        let (to, weight) = (self.room_for_rounded_norm(x, width)?, weight.buffer()?);
+        let rounded = to.as_ref().map(int8);
+        let parameters = Norm { kind, width, eps, weight: &weight, rounded };
         norm::norm(&self.gpu, &parameters, &x.buffer()?, &out.buffer()?, rows)?;
-        out.reshape(x.shape())
+        Ok(with_rounded(out.reshape(x.shape())?, to))
     }
 
     pub(crate) fn add_rms_norm(
@@ -268,14 +276,17 @@ impl GpuState {
         let out = self.unwritten([x.rows(), x.cols()])?;
         let width = weight.shape().elements().unwrap_or(0).max(1);
         let rows = x.shape().elements().unwrap_or(0) / width;
-        let parameters = Norm { kind, width, eps, weight: &weight.buffer()? };
+        let (rounded, weight) = (self.room_for_rounded_norm(&x, width)?, weight.buffer()?);
+        let to = rounded.as_ref().map(int8);
+        let parameters = Norm { kind, width, eps, weight: &weight, rounded: to };
         let (to, y) = (out.buffer()?, y.buffer()?);
         norm::add_norm(&self.gpu, &parameters, &x.buffer()?, &y, &to, rows)?;
         let out = out.reshape(x.shape())?;
-        Ok((x, out))
+        Ok((x, with_rounded(out, rounded)))
     }
 
-    /// Products of one `x`, which is rounded once for all weights in blocks.
+    /// Products of one `x`, which is rounded once for all weights in blocks; of few rows those with weights of the
+    /// same type by one launch.
     pub(crate) fn linears<const N: usize>(
         &self,
         x: &Tensor,
@@ -283,50 +294,68 @@ impl GpuState {
     ) -> Result<[Tensor; N]> {
         expect_f32("linear", x)?;
         let (m, k, from) = (x.rows(), x.cols(), x.buffer()?);
-        let in_blocks = |(w, _): &(&Tensor, _)| w.dtype().is_quantized() && few_rows(m, w.dtype());
-        let rounded = match weights.iter().any(in_blocks) {
-            true => Some(self.rounded(&from, m * k)?),
-            false => None,
+        let out = try_map(weights, |(weight, _)| self.unwritten([m, weight.rows()]))?;
+        let mut operands = Vec::with_capacity(N);
+        for ((weight, bias), out) in weights.iter().zip(&out) {
+            let bias = bias.map(Tensor::buffer).transpose()?;
+            operands.push((weight.dtype(), weight.buffer()?, bias, out.buffer()?, weight.rows()));
+        }
+        let mut few: Vec<(DType, Vec<gemv::Product<'_>>)> = Vec::new();
+        for (dtype, w, bias, y, n) in &operands {
+            let (dtype, n, bias) = (*dtype, *n, bias.as_ref());
+            if !few_rows(m, dtype) {
+                gemm::linear(&self.gpu, dtype, &gemm::Product { x: &from, w, bias, y, m, n, k })?;
+                continue;
+            }
+            let product = gemv::Product { weight: gemv::Weight { dtype, bytes: w, bias }, n, y };
+            match few.iter_mut().find(|(known, _)| *known == dtype) {
+                Some((_, products)) => products.push(product),
+                None => few.push((dtype, vec![product])),
+            }
+        }
+        let rounded = match x.rounded() {
+            None if few.iter().any(|(dtype, _)| dtype.is_quantized()) => {
+                Some(self.rounded(&from, m * k)?)
+            }
+            known => known.cloned(),
         };
-        try_map(weights, |(weight, bias)| {
-            self.linear(&from, rounded.as_ref(), [m, k], weight, bias)
-        })
+        for (dtype, products) in &few {
+            match rounded.as_ref().filter(|_| dtype.is_quantized()) {
+                Some(x) => gemv::linears_int8(&self.gpu, int8(x), products, [m, k])?,
+                None => gemv::linears_float(&self.gpu, &from, products, [m, k])?,
+            }
+        }
+        Ok(out)
     }
 
     /// `x` as int8 with a scale for each 32 elements.
     fn rounded(&self, x: &Buffer, elements: usize) -> Result<[Buffer; 2]> {
-        let scales = elements.div_ceil(quantize::GROUP) * quantize::GROUP_SCALE_BYTES;
-        let (q, scales) = (self.gpu.alloc(elements)?, self.gpu.alloc(scales)?);
-        quantize::quantize_activations(&self.gpu, elements, x, &q, &scales)?;
-        Ok([q, scales])
+        let to = self.room_for_bytes(elements)?;
+        quantize::quantize_activations(&self.gpu, elements, x, int8(&to))?;
+        Ok(to)
     }
 
-    fn linear(
-        &self,
-        x: &Buffer,
-        rounded: Option<&[Buffer; 2]>,
-        [m, k]: [usize; 2],
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-    ) -> Result<Tensor> {
-        let (n, dtype) = (weight.rows(), weight.dtype());
-        let out = self.unwritten([m, n])?;
-        let (w, y) = (weight.buffer()?, out.buffer()?);
-        let bias = bias.map(Tensor::buffer).transpose()?;
-        let bias = bias.as_ref();
-        if !few_rows(m, dtype) {
-            gemm::linear(&self.gpu, dtype, &gemm::Product { x, w: &w, bias, y: &y, m, n, k })?;
-            return Ok(out);
+    /// Where so many elements can be as int8, with their scales.
+    fn room_for_bytes(&self, elements: usize) -> Result<[Buffer; 2]> {
+        let scales = elements.div_ceil(quantize::GROUP) * quantize::GROUP_SCALE_BYTES;
+        Ok([self.gpu.alloc(elements)?, self.gpu.alloc(scales)?])
+    }
+
+    /// That for what a product of few rows may meet next, which is rounded on the way then: where the weights are no
+    /// blocks it is not needed, and costs less than a launch.
+    fn room_for_rounded(&self, rows: usize, cols: usize) -> Result<Option<[Buffer; 2]>> {
+        match (1..=gemv::MOST_ROWS).contains(&rows) && cols.is_multiple_of(quantize::GROUP) {
+            true => self.room_for_bytes(rows * cols).map(Some),
+            false => Ok(None),
         }
-        let (weight, shape) = (gemv::Weight { dtype, bytes: &w, bias }, gemv::Shape { m, n, k });
-        match rounded.filter(|_| dtype.is_quantized()) {
-            Some([q, scales]) => {
-                let x = gemv::Int8 { q, scales };
-                gemv::linear_int8(&self.gpu, gemv::Gemv::Ring, x, &weight, &y, shape)?;
-            }
-            None => gemv::linear_float(&self.gpu, x, &weight, &y, shape)?,
+    }
+
+    /// The same for a norm of whole rows.
+    fn room_for_rounded_norm(&self, x: &Tensor, width: usize) -> Result<Option<[Buffer; 2]>> {
+        match width == x.cols() && norm::can_round(width) {
+            true => self.room_for_rounded(x.rows(), width),
+            false => Ok(None),
         }
-        Ok(out)
     }
 
     pub(crate) fn embedding(&self, table: &Tensor, ids: &[u32]) -> Result<Tensor> {
@@ -482,6 +511,17 @@ fn slots(cache: &dyn KvCache, page_slots: usize, spans: &[Span], rows: usize) ->
 fn physical(table: &[i32], page_slots: usize, slot: usize) -> Option<i32> {
     let page = *table.get(slot / page_slots)?;
     page.checked_mul(page_slots as i32)?.checked_add((slot % page_slots) as i32)
+}
+
+fn int8([q, scales]: &[Buffer; 2]) -> quantize::Int8<'_> {
+    quantize::Int8 { q, scales }
+}
+
+fn with_rounded(x: Tensor, rounded: Option<[Buffer; 2]>) -> Tensor {
+    match rounded {
+        Some(rounded) => x.with_rounded(rounded),
+        None => x,
+    }
 }
 
 /// Whether so many rows meet a weight of this type by matrix-vector products.
