@@ -78,10 +78,20 @@ fn main() -> Result<()> {
     } else {
         driver::open(args.device, CubinCache::from_environment())?
     };
-    let full = !args.emulator;
+    let (ceilings, figures) = measure(&gpu, !args.emulator, &args.families)?;
+    print!("{}", table(&figures));
+    std::fs::create_dir_all(&args.out)?;
+    std::fs::write(args.out.join("kernels.csv"), csv(&gpu, &ceilings, &figures))?;
+    std::fs::write(args.out.join("roofline.svg"), roofline::svg(&gpu, &ceilings, &figures)?)?;
+    println!("\nin {}", args.out.display());
+    Ok(())
+}
+
+/// The ceilings and the times of these families, or of all.
+fn measure(gpu: &Gpu, full: bool, families: &[String]) -> Result<(Ceilings, Vec<Figure>)> {
     let mut product = ("none", 0.0);
     for &(name, rate) in PRODUCTS {
-        let Some(rate) = rate(&gpu, full).with_context(|| name)? else {
+        let Some(rate) = rate(gpu, full).with_context(|| name)? else {
             println!("{name}: not there");
             continue;
         };
@@ -95,21 +105,16 @@ fn main() -> Result<()> {
     println!("copy: {:.1} GB/s read and written\n", ceilings.bandwidth / 1e9);
     let mut figures = Vec::new();
     for &(family, cases) in FAMILIES {
-        if !args.families.is_empty() && !args.families.iter().any(|f| f == family) {
+        if !families.is_empty() && !families.iter().any(|f| f == family) {
             continue;
         }
-        for case in cases(&gpu, full).with_context(|| family)? {
+        for case in cases(gpu, full).with_context(|| family)? {
             let took = gpu.time(&case.work).with_context(|| format!("{family}, {}", case.name))?;
             figures.push(Figure::new(family, case, took.as_secs_f64(), &ceilings));
         }
         gpu.trim();
     }
-    print!("{}", table(&figures));
-    std::fs::create_dir_all(&args.out)?;
-    std::fs::write(args.out.join("kernels.csv"), csv(&gpu, &ceilings, &figures))?;
-    std::fs::write(args.out.join("roofline.svg"), roofline::svg(&gpu, &ceilings, &figures)?)?;
-    println!("\nin {}", args.out.display());
-    Ok(())
+    Ok((ceilings, figures))
 }
 
 fn table(figures: &[Figure]) -> String {
@@ -150,8 +155,52 @@ fn csv(gpu: &Gpu, ceilings: &Ceilings, figures: &[Figure]) -> String {
         let _ = writeln!(
             out,
             "{},{},{},{},{:.4e},{:.4e},{of_floor:.4},{}",
-            f.family, f.name, f.bytes, f.operations, f.seconds, f.floor, f.bound
+            f.family,
+            quoted(&f.name),
+            f.bytes,
+            f.operations,
+            f.seconds,
+            f.floor,
+            f.bound
         );
     }
     out
+}
+
+/// A field of a CSV file (RFC 4180).
+fn quoted(field: &str) -> String {
+    match field.contains([',', '"', '\n', '\r']) {
+        true => format!("\"{}\"", field.replace('"', "\"\"")),
+        false => field.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_case_runs_on_the_emulator() {
+        if let Err(why) = cuda_kernels::emulator::compiler() {
+            assert!(std::env::var_os("CI").is_none(), "CI is set, but {why}");
+            println!("skipped: {why}");
+            return;
+        }
+        let gpu = Emulator::gpu(0);
+        let (ceilings, figures) = measure(&gpu, false, &[]).unwrap();
+        for (family, _) in FAMILIES {
+            assert!(figures.iter().any(|figure| figure.family == *family), "{family}");
+        }
+        let csv = csv(&gpu, &ceilings, &figures);
+        assert_eq!(csv.lines().count(), 2 + figures.len());
+        assert!(csv.contains("\nrope,\"3 rows, cache in F16\","), "{csv}");
+        assert!(table(&figures).lines().count() == 1 + figures.len());
+        roofline::svg(&gpu, &ceilings, &figures).unwrap();
+    }
+
+    #[test]
+    fn fields_with_commas_and_quotes_are_quoted() {
+        assert_eq!(quoted("plain"), "plain");
+        assert_eq!(quoted("one, \"two\""), "\"one, \"\"two\"\"\"");
+    }
 }

@@ -2,7 +2,9 @@
 //! heads of Llama 3 8B, 32 of queries and 8 of keys and values, each of 128 elements.
 
 use blocks::DType;
-use cuda_kernels::ops::attention::{self as attend, AttentionRow, AttentionShape, RowLists};
+use cuda_kernels::ops::attention::{
+    self as attend, AttentionRow, AttentionShape, DecodeKernel, RowLists,
+};
 use cuda_kernels::ops::rope::{self as turn, Heads, KvSlots, RopeLayout, Rotation};
 use cuda_kernels::ops::rows::{self as pick, Table};
 use cuda_kernels::{Gpu, Result};
@@ -32,7 +34,7 @@ fn tables(sequences: usize, positions: usize) -> Vec<i32> {
     (0..sequences).flat_map(|s| (0..each).map(move |i| (i * sequences + s) as i32)).collect()
 }
 
-/// A step of sequences that each see so many positions.
+/// A step of sequences that each see so many positions, by the last kernel and by those before it.
 pub(super) fn decode(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
     let sizes: &[(usize, usize)] = if full {
         &[(1, 4096), (1, 32768), (8, 4096), (32, 4096), (128, 1024)]
@@ -41,7 +43,9 @@ pub(super) fn decode(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
     };
     let mut cases = Vec::new();
     for cache in [DType::F16, DType::Q8_0] {
-        for &(sequences, positions) in sizes {
+        let kernels = (1..).zip(DecodeKernel::ALL);
+        let each = kernels.flat_map(|of| sizes.iter().map(move |&size| (of, size)));
+        for ((version, kernel), (sequences, positions)) in each {
             let gpu = gpu.clone();
             let tables = tables(sequences, positions);
             let blocks = tables.len() / sequences;
@@ -52,11 +56,13 @@ pub(super) fn decode(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
             let (keys, values) = (Turns::new(&gpu, side, full)?, Turns::new(&gpu, side, full)?);
             let floats = 4 * sequences * Q_WIDTH;
             let (q, out) = (gpu.filled(0x2c, floats)?, gpu.alloc(floats)?);
-            let name = format!("{sequences} x {positions} in {cache}");
+            let of = format!("{sequences} x {positions} in {cache}");
+            let name = format!("version {version} ({kernel:?}) of {of}");
             let bytes = 2 * side + 2 * floats;
             let operations = 4 * sequences * positions * Q_WIDTH;
             cases.push(Case::new(name, bytes, operations, move || {
-                attend::attention(&gpu, &shape(cache), &q, keys.next(), values.next(), &rows, &out)
+                let buffers = [&q, keys.next(), values.next(), &out];
+                attend::attention_with(&gpu, kernel, &shape(cache), buffers, &rows)
             }));
         }
     }

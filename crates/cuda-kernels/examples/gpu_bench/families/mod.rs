@@ -42,6 +42,7 @@ pub(crate) type Family = fn(&Gpu, full: bool) -> Result<Vec<Case>>;
 pub(crate) const FAMILIES: &[(&str, Family)] = &[
     ("vector_add", memory::vector_add),
     ("dequantize", memory::dequantize),
+    ("dequantize_packed", memory::dequantize_packed),
     ("quantize", memory::quantize),
     ("norm", memory::norm),
     ("elementwise", memory::elementwise),

@@ -3,7 +3,10 @@
 use blocks::DType;
 use cuda_kernels::ops::ceilings::{cublaslt_bf16_rate, mma_bf16_rate};
 use cuda_kernels::ops::gemm::{self as many, Gemm, Packed, W4Config, W4Matrix};
-use cuda_kernels::ops::gemv::{Shape, W4, Weight, linear_small, linear_w4a16, workspace_bytes};
+use cuda_kernels::ops::gemv::{
+    Gemv, Shape, W4, Weight, linear_int8, linear_small, linear_w4a16, workspace_bytes,
+};
+use cuda_kernels::ops::quantize::Int8;
 use cuda_kernels::{Gpu, Result};
 
 use super::{Case, Turns};
@@ -45,6 +48,17 @@ pub(super) fn gemv(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
             cases.push(Case::new(name, bytes + both(m, n, k), 2 * m * n * k, move || {
                 let weight = Weight { dtype, bytes: w.next(), bias: None };
                 linear_small(&gpu, &x, &weight, &y, shape, &workspace)
+            }));
+        }
+        for (version, gemv) in (1..).zip(Gemv::ALL) {
+            let gpu = gpu.clone();
+            let bytes = Q4_0.bytes_for(n * k).unwrap_or(0);
+            let (w, y) = (Turns::new(&gpu, bytes, full)?, gpu.alloc(4 * m * n)?);
+            let (q, scales) = (gpu.filled(0x2c, m * k)?, gpu.filled(0x2c, m * k / 4)?);
+            let name = format!("Q4_0 version {version} ({gemv:?}) of {n} x {k} and {m}");
+            cases.push(Case::new(name, bytes + both(m, n, k), 2 * m * n * k, move || {
+                let weight = Weight { dtype: Q4_0, bytes: w.next(), bias: None };
+                linear_int8(&gpu, gemv, Int8 { q: &q, scales: &scales }, &weight, &y, shape)
             }));
         }
         let gpu = gpu.clone();
