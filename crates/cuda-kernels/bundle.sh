@@ -19,7 +19,7 @@ fi
 
 failed=0
 if [ "${1:-}" != --measure ]; then
-    ./gpu-test.sh tests/* || failed=1
+    REQUIRE_GPU=1 ./gpu-test.sh tests/* || failed=1
 fi
 
 mkdir -p results
