@@ -24,17 +24,23 @@ fi
 
 mkdir -p results
 ./gpu_bench --out results | tee results/kernels.txt || failed=1
+awk -F, '
+    { split($2, at, " and "); rows = at[2] + 0 }
+    $1 == "gemm" && $2 ~ /^cublaslt/ { theirs[rows] = $5 }
+    $1 == "gemm_w4a16" && rows in theirs {
+        printf "W4A16 of %d rows: %.2f times as fast as cuBLASLt in bf16\n", rows, theirs[rows] / $5
+    }' results/kernels.csv | tee results/w4a16.txt
 for weights in BF16 Q4_K Q4_0; do
     name="results/llama-3-8b-$weights"
     ./infinity bench --random llama-3-8b --weights "$weights" --device cuda:0 --prefill 512,2048 \
-        --depth 0,4096 --batch 1,8,32,128 --csv "$name.csv" --roofline "$name.svg" |
+        --depth 0,512,4096 --batch 1,8,32,128 --batch-depth 512 --csv "$name.csv" --roofline "$name.svg" |
         tee "$name.txt" || failed=1
 done
 # Where the time of a step goes, launch by launch.
 ./infinity bench --random llama-3-8b --weights Q4_K --device cuda:0 --prefill none --depth 512 \
     --batch none --repetitions 1 --profile 2>&1 | tee results/llama-3-8b-profile.txt || failed=1
 if command -v python3 >/dev/null && python3 -c 'import torch' 2>/dev/null; then
-    python3 peers.py | tee results/peers.txt || failed=1
+    python3 peers.py --depth 512 --ours results | tee results/peers.txt || failed=1
 else
     echo "skipped: PyTorch is not installed, so that there is nothing to compare with"
 fi

@@ -3,15 +3,21 @@
 A step is captured as a CUDA graph, as gpt-fast does it (https://pytorch.org/blog/accelerating-generative-ai-2/), but
 written out, without torch.compile: products by cuBLAS or `_weight_int4pack_mm` (groups of 128), attention by
 `scaled_dot_product_attention` over a cache of fixed length. Prints a line a case, beside the floor by the bytes of
-weights and cache over the bandwidth of a copy.
+weights and cache over the bandwidth of a copy, and our figures over it: those of `infinity bench --csv` in the folder
+RESULTS for the same batch and depth.
 
-    peers.py [--batch 1,8,32,128] [--depth 512] [--layers 32]
+    peers.py [--batch 1,8,32,128] [--depth 512] [--layers 32] [--ours RESULTS]
 """
 
 import argparse
+import csv
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+
+# What of ours has as many bits a weight, by name.
+OURS = {"bf16": ["BF16"], "int4": ["Q4_0", "Q4_K"]}
 
 HIDDEN, INNER, HEADS, KV_HEADS, HEAD, VOCABULARY = 4096, 14336, 32, 8, 128, 128256
 GROUP = 128
@@ -107,6 +113,17 @@ def copy_bandwidth():
     return 2 * a.numel() / seconds(lambda: b.copy_(a), 50)
 
 
+def ours(folder, weights, batch, depth):
+    """Our tokens a second, if they were measured."""
+    file = Path(folder) / f"llama-3-8b-{weights}.csv"
+    what = f"decode {batch} at depth {depth}" if batch > 1 else f"decode at depth {depth}"
+    if not file.exists():
+        return None
+    with file.open(newline="") as lines:
+        rows = csv.DictReader(line for line in lines if not line.startswith("#"))
+        return next((float(row["tokens_per_second"]) for row in rows if row["what"] == what), None)
+
+
 def measure(name, linear, batch, args, bandwidth):
     warm_up, steps = 3, 64
     model = Model(linear, args.layers, batch, args.depth, args.depth + 2 * steps)
@@ -127,6 +144,10 @@ def measure(name, linear, batch, args, bandwidth):
         f"{100 * floor / took:.0f} % of it",
         flush=True,
     )
+    for weights in OURS[name]:
+        rate = ours(args.ours, weights, batch, args.depth)
+        if rate is not None:
+            print(f"  ours in {weights}: {rate:.1f} tokens/s, {rate * took / batch:.2f} times theirs", flush=True)
 
 
 def main():
@@ -134,6 +155,7 @@ def main():
     parser.add_argument("--batch", default="1,8,32,128")
     parser.add_argument("--depth", type=int, default=512)
     parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--ours", default="results", metavar="RESULTS")
     args = parser.parse_args()
     bandwidth = copy_bandwidth()
     print(f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, copy {bandwidth / 1e9:.0f} GB/s")
