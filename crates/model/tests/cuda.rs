@@ -68,6 +68,14 @@ fn every_architecture_is_near_the_processor() {
         let error = relative(&got[..same], &want[..same]);
         println!("{}: {error:.1e} over {} rows", folder.display(), same / vocabulary);
         assert!(error <= TOLERANCE, "{}: {error}", folder.display());
+        if here.decoder().is_ok() {
+            assert_same_choices(
+                &got[..same],
+                &want[..same],
+                vocabulary,
+                &folder.display().to_string(),
+            );
+        }
     }
 }
 
@@ -157,17 +165,23 @@ fn block_formats_are_near_the_processor() {
         let exact = Compute::cpu().with_activations(tensor::Activations::F32);
         let here = Model::open(&file).unwrap().with_compute(exact);
         let there = Model::open_with(&file, compute.clone(), model::Repack::Never).unwrap();
-        let (got, want) = (logits(&there, &ids, DType::F16), logits(&here, &ids, DType::F32));
-        let error = relative(&got, &want);
-        println!("{}: {error:.1e}", file.display());
-        assert!(error <= TOLERANCE, "{}: {error}", file.display());
-        let vocabulary = want.len() / ids.len();
-        for (got, want) in got.chunks_exact(vocabulary).zip(want.chunks_exact(vocabulary)) {
-            let best =
-                |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
-            let margin = want[best(want)] - want[best(got)];
-            assert!(margin < 0.02, "{}: another token by {margin}", file.display());
+        let want = logits(&here, &ids, DType::F32);
+        for kv in [DType::F16, DType::Q8_0] {
+            let (got, what) = (logits(&there, &ids, kv), format!("{}, {kv}", file.display()));
+            let error = relative(&got, &want);
+            println!("{what}: {error:.1e}");
+            assert!(error <= TOLERANCE, "{what}: {error}");
+            assert_same_choices(&got, &want, want.len() / ids.len(), &what);
         }
+    }
+}
+
+/// That greedy decoding takes the same tokens, where it is not a matter of rounding.
+fn assert_same_choices(got: &[f32], want: &[f32], vocabulary: usize, what: &str) {
+    for (got, want) in got.chunks_exact(vocabulary).zip(want.chunks_exact(vocabulary)) {
+        let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+        let margin = want[best(want)] - want[best(got)];
+        assert!(margin < 0.02, "{what}: another token by {margin}");
     }
 }
 
