@@ -17,6 +17,7 @@ use cudarc::cublaslt::sys::{
 };
 use cudarc::driver::{CudaContext, CudaStream};
 
+use crate::symbols::missing;
 use crate::{DevicePtr, Error, Result};
 
 /// A floating-point type of 16 bits.
@@ -67,6 +68,22 @@ pub trait Blas: fmt::Debug + Send + Sync {
     /// The memory of the product is allocated on the device, and `y` and the workspace are nobody else's.
     unsafe fn multiply(&self, product: &BlasProduct) -> Result<bool>;
 }
+
+/// All of the library's functions that are called.
+const CALLED: &[&str] = &[
+    "cublasLtCreate",
+    "cublasLtDestroy",
+    "cublasLtMatmul",
+    "cublasLtMatmulAlgoGetHeuristic",
+    "cublasLtMatmulDescCreate",
+    "cublasLtMatmulDescDestroy",
+    "cublasLtMatmulDescSetAttribute",
+    "cublasLtMatmulPreferenceCreate",
+    "cublasLtMatmulPreferenceDestroy",
+    "cublasLtMatmulPreferenceSetAttribute",
+    "cublasLtMatrixLayoutCreate",
+    "cublasLtMatrixLayoutDestroy",
+];
 
 /// What NVIDIA recommends for Hopper.
 const WORKSPACE: usize = 32 << 20;
@@ -231,9 +248,10 @@ impl CublasLt {
         context: &Arc<CudaContext>,
         stream: &Arc<CudaStream>,
     ) -> Result<Self> {
-        // SAFETY: only tries to load the library; the calls below would panic without it.
-        if !unsafe { sys::is_culib_present() } {
-            let reason = "cuBLASLt (libcublasLt.so) is not installed: install CUDA's, or `pip install nvidia-cublas` \
+        // SAFETY: only tries to load the library, then looks into it; the calls below would panic without it.
+        if !unsafe { sys::is_culib_present() } || missing(unsafe { sys::culib() }, CALLED).is_some()
+        {
+            let reason = "cuBLASLt (libcublasLt.so) of CUDA 12 or newer is not installed: install CUDA's, or `pip install nvidia-cublas` \
                 and put its folder on LD_LIBRARY_PATH";
             return Err(Error::Unavailable { ordinal, reason: reason.into() });
         }

@@ -11,7 +11,20 @@ use cudarc::nvrtc::{result, sys};
 use sha2::{Digest, Sha256};
 
 use crate::source::HEADERS;
+use crate::symbols::missing;
 use crate::{Error, Result, Source};
+
+/// All of NVRTC's functions that are called.
+const CALLED: &[&str] = &[
+    "nvrtcVersion",
+    "nvrtcCreateProgram",
+    "nvrtcDestroyProgram",
+    "nvrtcCompileProgram",
+    "nvrtcGetProgramLogSize",
+    "nvrtcGetProgramLog",
+    "nvrtcGetCUBINSize",
+    "nvrtcGetCUBIN",
+];
 
 /// NVRTC, if it is installed.
 #[derive(Clone, Copy, Debug)]
@@ -51,8 +64,9 @@ impl Nvrtc {
     /// # Errors
     /// [`Error::NoCompiler`].
     pub fn load() -> Result<Self> {
-        // SAFETY: only tries to load the library; the calls below would panic without it.
-        if !unsafe { sys::is_culib_present() } {
+        // SAFETY: only tries to load the library, then looks into it; the calls below would panic without it.
+        if !unsafe { sys::is_culib_present() } || missing(unsafe { sys::culib() }, CALLED).is_some()
+        {
             return Err(Error::NoCompiler);
         }
         let (mut major, mut minor) = (0, 0);

@@ -1,7 +1,7 @@
 //! NVIDIA GPUs through the driver.
 //!
-//! libcuda is loaded when first asked for. Where it is missing, cudarc's calls would panic, so that every
-//! path begins with [`count`].
+//! libcuda is loaded when first asked for. Where it is missing or too old, cudarc's calls would panic, so that
+//! every path begins with [`count`].
 //!
 //! The driver runs kernels after the call that launches them has returned, and says what went wrong in one when it
 //! is next waited for. The error then names the kernel that was launched last; with `CUDA_LAUNCH_BLOCKING=1`
@@ -20,9 +20,8 @@ use std::time::Duration;
 use cudarc::driver::sys::{self, CUfunction_attribute};
 use cudarc::driver::{CudaContext, CudaStream, DriverError, result};
 
-pub use self::discovery::{check, count, properties};
+pub use self::discovery::{check, count, list, properties};
 
-use self::discovery::{context, describe};
 use self::modules::Loaded;
 use self::pinned::Pinned;
 use crate::blas::{Blas, CublasLt};
@@ -59,10 +58,9 @@ struct Driver {
 /// # Errors
 /// [`Error::Unavailable`], also for one that is too old; [`Error::Call`].
 pub fn open(ordinal: usize, cache: CubinCache) -> Result<Gpu> {
-    check(ordinal)?;
-    let context = context(ordinal)?;
-    let properties = describe(ordinal, &context)?;
-    discovery::check_age(&properties)?;
+    let properties = properties(ordinal)?;
+    discovery::check_capability(&properties)?;
+    let context = discovery::context(ordinal)?;
     let failed = |call: &str, e: DriverError| call_failed(ordinal, call, &e);
     // SAFETY: everything is done in one stream, whose order is all the synchronization there is to be.
     unsafe { context.disable_event_tracking() };

@@ -78,9 +78,9 @@ pub enum Error {
         /// What was asked for, and what to do.
         what: String,
     },
-    /// NVRTC, which compiles the kernels, is not installed.
+    /// NVRTC, which compiles the kernels, is not installed or too old.
     #[error(
-        "NVRTC (libnvrtc.so) is not installed: install CUDA's, or `pip install nvidia-cuda-nvrtc` and put its folder on LD_LIBRARY_PATH"
+        "NVRTC (libnvrtc.so) of CUDA 12 or newer is not installed: install CUDA's, or `pip install nvidia-cuda-nvrtc` and put its folder on LD_LIBRARY_PATH"
     )]
     NoCompiler,
     /// There is no C++ compiler, which the emulator needs.

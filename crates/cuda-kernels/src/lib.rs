@@ -31,6 +31,7 @@ pub mod ops;
 pub mod profile;
 pub mod source;
 mod staging;
+mod symbols;
 
 pub use backend::{Arg, Backend, DevicePtr, EventId, GraphId, Launch, Properties};
 pub use error::{Error, Result};

@@ -215,3 +215,9 @@ fn long_copies_arrive() {
         }
     });
 }
+
+#[test]
+#[cfg(target_os = "linux")]
+fn the_same_on_a_fake_driver() {
+    common::fake::all_again("the_same_on_a_fake_driver");
+}

@@ -118,7 +118,7 @@ impl Device {
         #[allow(unused_mut)]
         let mut all = vec![cpu];
         #[cfg(feature = "cuda")]
-        all.extend(cuda::list().unwrap_or_default());
+        all.extend(cuda::list());
         all
     }
 

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
-use cudarc::driver::{CudaContext, DriverError};
+use cudarc::driver::{CudaContext, DriverError, result};
 
 use super::{call_failed, text};
+use crate::symbols::missing;
 use crate::{Error, Properties, Result};
 
 /// The oldest architecture that the kernels are written for.
@@ -13,6 +14,50 @@ const OLDEST: (u32, u32) = (8, 0);
 
 /// The oldest driver, by the CUDA version that it is for: the first that takes code of a later NVRTC 12 or 13.
 const OLDEST_DRIVER: (u32, u32) = (12, 0);
+
+/// All of the driver's functions that are called here, and by cudarc for what is called of it.
+const CALLED: &[&str] = &[
+    "cuInit",
+    "cuDriverGetVersion",
+    "cuGetErrorString",
+    "cuDeviceGetCount",
+    "cuDeviceGet",
+    "cuDeviceGetName",
+    "cuDeviceTotalMem_v2",
+    "cuDeviceGetAttribute",
+    "cuDevicePrimaryCtxRetain",
+    "cuDevicePrimaryCtxRelease_v2",
+    "cuCtxGetCurrent",
+    "cuCtxSetCurrent",
+    "cuMemGetInfo_v2",
+    "cuMemAlloc_v2",
+    "cuMemFree_v2",
+    "cuMemHostAlloc",
+    "cuMemFreeHost",
+    "cuMemcpyHtoDAsync_v2",
+    "cuMemcpyDtoHAsync_v2",
+    "cuMemcpyDtoDAsync_v2",
+    "cuMemsetD8Async",
+    "cuStreamCreate",
+    "cuStreamDestroy_v2",
+    "cuStreamSynchronize",
+    "cuStreamBeginCapture_v2",
+    "cuStreamEndCapture",
+    "cuEventCreate",
+    "cuEventDestroy_v2",
+    "cuEventRecord",
+    "cuEventSynchronize",
+    "cuEventElapsedTime",
+    "cuModuleLoadData",
+    "cuModuleUnload",
+    "cuModuleGetFunction",
+    "cuFuncSetAttribute",
+    "cuLaunchKernel",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuGraphDestroy",
+    "cuGraphExecDestroy",
+];
 
 /// The CUDA version that the driver is for.
 pub(super) fn driver_version() -> (u32, u32) {
@@ -33,9 +78,36 @@ pub fn count() -> Result<usize> {
         let reason = "the NVIDIA driver (libcuda) is not installed on this machine".into();
         return Err(Error::Unavailable { ordinal: 0, reason });
     }
-    let count =
-        CudaContext::device_count().map_err(|e| unavailable(0, "the driver does not start", &e))?;
+    check_driver()?;
+    let count = result::init().and_then(|()| result::device::get_count());
+    let count = count.map_err(|e| unavailable(0, "the driver does not start", &e))?;
     Ok(usize::try_from(count).unwrap_or(0))
+}
+
+/// Whether the driver, which is there, is new enough.
+fn check_driver() -> Result<()> {
+    // SAFETY: the library is there.
+    let reason = if let Some(name) = missing(unsafe { sys::culib() }, CALLED) {
+        format!("the NVIDIA driver is too old, it does not have {name}: update it")
+    } else if let version = driver_version()
+        && version < OLDEST_DRIVER
+    {
+        let ((major, minor), (o_major, o_minor)) = (version, OLDEST_DRIVER);
+        format!(
+            "the NVIDIA driver is for CUDA {major}.{minor}, {o_major}.{o_minor} or newer is needed: update it"
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Error::Unavailable { ordinal: 0, reason })
+}
+
+/// What the GPUs are, but for those that do not answer; none where there is no driver.
+pub fn list() -> Vec<Properties> {
+    let answers = |properties: Result<Properties>| {
+        properties.inspect_err(|why| tracing::warn!(%why, "a GPU does not answer")).ok()
+    };
+    (0..count().unwrap_or(0)).map(describe).filter_map(answers).collect()
 }
 
 /// Whether there is a GPU of this number that the kernels run on.
@@ -61,17 +133,17 @@ fn absent(count: usize) -> String {
     }
 }
 
-/// What a GPU is, without using it.
+/// What a GPU is; it is not opened.
 ///
 /// # Errors
 /// [`Error::Unavailable`], [`Error::Call`].
 pub fn properties(ordinal: usize) -> Result<Properties> {
     check(ordinal)?;
-    describe(ordinal, &*context(ordinal)?)
+    describe(ordinal)
 }
 
-/// Whether kernels run there: for a GPU that is open.
-pub(super) fn check_age(properties: &Properties) -> Result<()> {
+/// Whether kernels run there.
+pub(super) fn check_capability(properties: &Properties) -> Result<()> {
     let ordinal = properties.ordinal;
     if properties.compute_capability < OLDEST {
         let (major, minor) = properties.compute_capability;
@@ -82,14 +154,6 @@ pub(super) fn check_age(properties: &Properties) -> Result<()> {
         );
         return Err(Error::Unavailable { ordinal, reason });
     }
-    let driver = driver_version();
-    if driver < OLDEST_DRIVER {
-        let ((major, minor), (o_major, o_minor)) = (driver, OLDEST_DRIVER);
-        let reason = format!(
-            "the NVIDIA driver is for CUDA {major}.{minor}, {o_major}.{o_minor} or newer is needed: update it"
-        );
-        return Err(Error::Unavailable { ordinal, reason });
-    }
     Ok(())
 }
 
@@ -97,20 +161,27 @@ pub(super) fn context(ordinal: usize) -> Result<Arc<CudaContext>> {
     CudaContext::new(ordinal).map_err(|e| unavailable(ordinal, "it cannot be opened", &e))
 }
 
-pub(super) fn describe(ordinal: usize, context: &CudaContext) -> Result<Properties> {
-    let told = |e: DriverError| call_failed(ordinal, "cuDeviceGetAttribute", &e);
-    let number = |attribute| context.attribute(attribute).map_err(told);
-    let unsigned = |x: i32| u32::try_from(x).unwrap_or(0);
-    let (major, minor) = context.compute_capability().map_err(told)?;
+/// The driver has started and shows this one.
+fn describe(ordinal: usize) -> Result<Properties> {
+    let told = |call: &'static str| move |e: DriverError| call_failed(ordinal, call, &e);
+    let device = result::device::get(ordinal as i32).map_err(told("cuDeviceGet"))?;
+    let number = |attribute| {
+        // SAFETY: the driver has just named the device; so below.
+        let value = unsafe { result::device::get_attribute(device, attribute) };
+        let value = value.map_err(told("cuDeviceGetAttribute"))?;
+        Ok(u32::try_from(value).unwrap_or(0))
+    };
     Ok(Properties {
         ordinal,
-        name: context.name().map_err(told)?,
-        compute_capability: (unsigned(major), unsigned(minor)),
-        multiprocessors: unsigned(number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?),
-        memory: context.total_mem().map_err(told)?,
-        shared_per_block: unsigned(number(
-            Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN,
-        )?),
+        name: result::device::get_name(device).map_err(told("cuDeviceGetName"))?,
+        compute_capability: (
+            number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        ),
+        multiprocessors: number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?,
+        // SAFETY: as above.
+        memory: unsafe { result::device::total_mem(device) }.map_err(told("cuDeviceTotalMem"))?,
+        shared_per_block: number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
     })
 }
 

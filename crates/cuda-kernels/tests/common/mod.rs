@@ -4,6 +4,9 @@
 //! copied to a machine that has a GPU and no compiler.
 #![allow(dead_code)] // not every test needs everything
 
+#[cfg(target_os = "linux")]
+pub(crate) mod fake;
+
 use cuda_kernels::compile::CubinCache;
 use cuda_kernels::emulator::{self, Emulator};
 use cuda_kernels::{Buffer, Gpu, driver};
