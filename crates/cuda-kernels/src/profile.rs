@@ -13,7 +13,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::backend::EventId;
-use crate::{Backend, Result};
+use crate::{Backend, Result, nvtx};
 
 /// The time of a kernel, or of a kind of copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -137,13 +137,14 @@ impl Recorder {
         std::mem::take(&mut *self.state()).free(backend);
     }
 
-    /// Does some work of that name, and records it if a profile is on.
+    /// Does some work of that name, in a range of that name, and records it if a profile is on.
     pub(crate) fn around<R>(
         &self,
         backend: &dyn Backend,
         name: &'static str,
         work: impl FnOnce() -> Result<R>,
     ) -> Result<R> {
+        let _range = nvtx::range(name);
         if !self.is_on() {
             return work();
         }

@@ -5,13 +5,13 @@
 mod common;
 
 use blocks::DType;
-use common::fake::{assert_nothing_is_left, ever, with_driver, without_each};
+use common::fake::{assert_nothing_is_left, ever, ranges, with_driver, without_each};
 use cuda_kernels::compile::{CubinCache, Nvrtc};
 use cuda_kernels::driver::{self, properties};
 use cuda_kernels::ops::gemm::{Gemm, Product, plain};
 use cuda_kernels::ops::vector_add::{Affine, VectorAdd, quantized_vector_add};
 use cuda_kernels::source::VECTOR_ADD;
-use cuda_kernels::{Error, Gpu, Kernel, Launch, Result};
+use cuda_kernels::{Error, Gpu, Kernel, Launch, Result, nvtx};
 
 fn open(ordinal: usize) -> Result<Gpu> {
     driver::open(ordinal, CubinCache::default())
@@ -255,4 +255,34 @@ fn products_reach_cublaslt() {
         drop((x, w, y, gpu));
         assert_nothing_is_left();
     });
+}
+
+#[test]
+fn work_is_in_ranges_of_its_name() {
+    with_driver("work_is_in_ranges_of_its_name", &[("INFINITY_NVTX", "libnvtx.so")], || {
+        let gpu = open(0).unwrap();
+        works(&gpu);
+        assert_eq!(ranges("quantized_vector_add"), [1, 0]);
+        assert_eq!([ranges("upload"), ranges("download")], [[2, 0], [1, 0]]);
+        assert!(launch(&gpu, "nobody", 0).is_err());
+        assert_eq!(ranges("nobody"), [1, 0]);
+        let outer = nvtx::range("outer");
+        let inner = nvtx::range("inner");
+        assert_eq!(ranges("outer"), [1, 2]);
+        drop(inner);
+        assert_eq!(ranges("inner"), [1, 1]);
+        drop(outer);
+        assert_eq!(ranges("outer"), [1, 0]);
+    });
+}
+
+#[test]
+fn without_nvtx_work_is_done_all_the_same() {
+    with_driver(
+        "without_nvtx_work_is_done_all_the_same",
+        &[("INFINITY_NVTX", "libnobody.so")],
+        || {
+            works(&open(0).unwrap());
+        },
+    );
 }

@@ -147,6 +147,8 @@ impl Compute {
         mut work: impl FnMut(&Compute) -> Result<[Option<Tensor>; N], E>,
     ) -> Result<[Option<Tensor>; N], E> {
         #[cfg(feature = "cuda")]
+        let _range = self.gpu().map(|_| cuda_kernels::nvtx::range("step"));
+        #[cfg(feature = "cuda")]
         if let Some(gpu) = self.gpu()
             && self.profile().is_on()
         {

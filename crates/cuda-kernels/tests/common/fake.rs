@@ -1,4 +1,4 @@
-//! A driver, NVRTC and cuBLASLt that are made of `tests/fake`, so that what calls them is tested where they are not.
+//! A driver, NVRTC, cuBLASLt and NVTX that are made of `tests/fake`, so that what calls them is tested where they are not.
 //!
 //! A library is loaded once a process, so what is tested on them runs in a process of its own: this test program
 //! again, for one test.
@@ -13,10 +13,11 @@ use cuda_kernels::emulator;
 const WITHIN: &str = "FAKE_DRIVER";
 
 /// By the name of the library.
-const SOURCES: [(&str, &str); 3] = [
+const SOURCES: [(&str, &str); 4] = [
     ("cuda", include_str!("../fake/cuda.cpp")),
     ("nvrtc", include_str!("../fake/nvrtc.cpp")),
     ("cublasLt", include_str!("../fake/cublaslt.cpp")),
+    ("nvtx", include_str!("../fake/nvtx.cpp")),
 ];
 
 /// Where the libraries lie; nowhere without a C++ compiler.
@@ -110,19 +111,19 @@ fn run(tests: &[&str], folders: &[&Path], settings: &[(&str, &str)]) {
     assert!(!stdout.contains("running 0 tests"), "{tests:?}: {stdout}");
 }
 
-/// What the driver counts: `fake_alive` or `fake_ever` of contexts, memory and so on.
-fn counted(counter: &str, what: &str) -> i64 {
+/// What a library counts: `fake_alive` or `fake_ever`.
+fn counted(library: &str, counter: &str, what: &str) -> i64 {
     // SAFETY: it is loaded already.
-    let driver = unsafe { libloading::Library::new("libcuda.so") }.unwrap();
+    let library = unsafe { libloading::Library::new(format!("lib{library}.so")) }.unwrap();
     let what = std::ffi::CString::new(what).unwrap();
     type Counter = unsafe extern "C" fn(*const std::ffi::c_char) -> std::ffi::c_long;
     // SAFETY: the type is that of the function, which reads the text.
-    unsafe { driver.get::<Counter>(counter.as_bytes()).unwrap()(what.as_ptr()) }
+    unsafe { library.get::<Counter>(counter.as_bytes()).unwrap()(what.as_ptr()) }
 }
 
-/// How many were ever made.
+/// How many contexts and the like there ever were.
 pub(crate) fn ever(what: &str) -> i64 {
-    counted("fake_ever", what)
+    counted("cuda", "fake_ever", what)
 }
 
 /// That everything was given back.
@@ -130,6 +131,11 @@ pub(crate) fn ever(what: &str) -> i64 {
 pub(crate) fn assert_nothing_is_left() {
     for what in ["context", "stream", "memory", "pinned", "event", "module", "graph", "executable"]
     {
-        assert_eq!(counted("fake_alive", what), 0, "{what}");
+        assert_eq!(counted("cuda", "fake_alive", what), 0, "{what}");
     }
+}
+
+/// How often a range of that name began, and how many have not ended.
+pub(crate) fn ranges(name: &str) -> [i64; 2] {
+    ["fake_ever", "fake_alive"].map(|counter| counted("nvtx", counter, name))
 }
