@@ -25,6 +25,54 @@ fn gpu() -> bool {
     }
 }
 
+/// Where there is no driver each command says so: one line, exit code 1.
+#[test]
+fn what_is_missing_is_said_in_a_line() {
+    let program = |args: &[&str]| {
+        let mut program = Command::new(env!("CARGO_BIN_EXE_infinity"));
+        program
+            .args(args)
+            .stdin(Stdio::null())
+            .env_remove("INFINITY_EMULATE_CUDA")
+            .output()
+            .unwrap()
+    };
+    let report = program(&["devices", "--json"]);
+    let devices: Value = serde_json::from_slice(&report.stdout).unwrap();
+    let Some(missing) = devices["no_gpu"].as_str() else {
+        println!("skipped: there is a GPU");
+        return;
+    };
+    // Only a build with the feature can have an emulator.
+    if std::env::var_os("INFINITY_EMULATE_CUDA").is_some() && gpu() {
+        assert!(missing.contains("NVIDIA driver"), "{missing}");
+    }
+    let model = testkit::workspace().join("assets/bard-draft-f16.gguf");
+    let model = model.to_str().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let [ids, out] = ["ids.json", "out.safetensors"].map(|name| folder.path().join(name));
+    std::fs::write(&ids, "[1, 2]").unwrap();
+    let [ids, out] = [&ids, &out].map(|path| path.to_str().unwrap());
+    let commands: [&[&str]; 5] = [
+        &["generate", model, "-p", "The king"],
+        &["chat", model],
+        &["bench", model],
+        &["serve", model, "--port", "0"],
+        &["logits", model, "--tokens", ids, "--out", out],
+    ];
+    for command in commands {
+        for (device, why) in
+            [("cuda:0", missing.to_owned()), ("cuda:7", missing.replace("cuda:0", "cuda:7"))]
+        {
+            let run = program(&[command, &["--device", device]].concat());
+            let said = String::from_utf8(run.stderr).unwrap();
+            assert_eq!(run.status.code(), Some(1), "{command:?}: {said}");
+            assert_eq!(String::from_utf8(run.stdout).unwrap(), "", "{command:?}");
+            assert!(said.lines().count() == 1 && said.contains(&why), "{command:?}: {said}");
+        }
+    }
+}
+
 /// How often the table of a profile says that a kernel was launched.
 fn launches(profile: &str, kernel: &str) -> usize {
     let count = |line: &str| line.strip_prefix(kernel)?.split_whitespace().next()?.parse().ok();
