@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Result, bail};
 use clap::{Parser, ValueEnum};
 use eval::Protocol;
-use tensor::Activations;
+use tensor::{Activations, Device};
 
 /// Measure what quantization costs a model: perplexity with its error, KL divergence from the f16
 /// model, bytes, load time, peak memory and tokens a second, in one table.
@@ -44,6 +44,10 @@ pub(crate) struct Args {
     /// Quantize a model that is quantized already, which loses more than beginning with f16
     #[arg(long)]
     pub(crate) allow_requantize: bool,
+
+    /// Where models run: cpu or cuda:N
+    #[arg(long, default_value = "cpu")]
+    pub(crate) device: Device,
 
     /// What activations are rounded to when they meet weights: int8 (as llama.cpp: int8 where weights
     /// are quantized, bf16 where they are bf16), bf16 (the same, and f16 weights become bf16 too), or

@@ -32,6 +32,8 @@ pub(crate) struct Job {
     pub(crate) protocols: Vec<Protocol>,
     /// Threads; `None` for as many as there are.
     pub(crate) threads: Option<u16>,
+    /// Where models run, by its name.
+    pub(crate) device: String,
     /// What activations are rounded to, by its name.
     pub(crate) activations: String,
 }
@@ -50,7 +52,8 @@ pub(crate) enum Message {
 fn open(path: &Path, job: &Job) -> Result<Model> {
     let here = || format!("{} cannot be loaded", path.display());
     let (config, weights) = model::weights::open(path).with_context(here)?;
-    let mut compute = Compute::cpu().with_activations(job.activations.parse()?);
+    let compute = Compute::on(job.device.parse()?)?;
+    let mut compute = compute.with_activations(job.activations.parse()?);
     if let Some(n) = job.threads {
         compute = compute.with_threads(usize::from(n));
     }

@@ -14,7 +14,7 @@ pub(crate) struct Report {
     pub(crate) base: String,
     /// Tokens of the text.
     pub(crate) tokens: usize,
-    /// Processor and threads.
+    /// Processor and threads, or the GPU.
     pub(crate) machine: String,
     /// One entry a format.
     pub(crate) formats: Vec<Format>,

@@ -6,6 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
+use tensor::Device;
 use tokenizer::{EncodeOptions, Tokenizer};
 
 use crate::args::{Args, ProtocolName};
@@ -16,6 +17,7 @@ use crate::workspace::Workspace;
 
 /// Measures every format that was asked for.
 pub(crate) fn run(args: &Args) -> Result<Report> {
+    args.device.available()?;
     let text = std::fs::read(args.text())
         .with_context(|| format!("{} cannot be read", args.text().display()))?;
     let text = String::from_utf8(text)
@@ -59,6 +61,7 @@ pub(crate) fn run(args: &Args) -> Result<Report> {
             tokenizer: eval::tokenizer_fingerprint(&tokenizer),
             protocols: protocols.clone(),
             threads: args.threads,
+            device: args.device.to_string(),
             activations: args.activations().to_string(),
         };
         let outcome = measure(&workspace, &job, &variant.name)
@@ -148,14 +151,19 @@ fn describe(variant: &Variant, outcome: Outcome) -> Result<Format> {
     })
 }
 
-/// The processor's name, where the system tells it, and the number of threads.
+/// The processor's name, where the system tells it, and the number of threads; or the GPU's name.
 fn machine(args: &Args) -> String {
+    let activations = args.activations();
+    if args.device != Device::Cpu {
+        let known = Device::list().into_iter().find(|info| info.device == args.device);
+        let name = known.map_or_else(|| args.device.to_string(), |info| info.name);
+        return format!("{name}, activations in {activations}");
+    }
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": "));
     let name = name.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
     let available = || std::thread::available_parallelism().map_or(1, usize::from);
     let n = args.threads.map_or_else(available, usize::from);
-    let activations = args.activations();
     format!("{name}, {n} thread{}, activations in {activations}", if n == 1 { "" } else { "s" })
 }
 
