@@ -73,6 +73,22 @@ fn what_is_missing_is_said_in_a_line() {
     }
 }
 
+/// The emulator's second GPU has little memory.
+#[test]
+fn too_little_memory_is_said_in_a_line() {
+    if std::env::var_os("INFINITY_EMULATE_CUDA").is_none() || !gpu() {
+        println!("skipped: no emulator");
+        return;
+    }
+    let model = testkit::workspace().join("assets/bard-f16.gguf");
+    let args = ["generate", model.to_str().unwrap(), "--device", "cuda:1", "-p", "The king"];
+    let out = Command::new(env!("CARGO_BIN_EXE_infinity")).args(args).output().unwrap();
+    let said = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(1), "{said}");
+    assert!(said.lines().count() == 1 && said.contains("cuda:1: out of memory: "), "{said}");
+    assert!(said.contains("bytes needed, 8388608 free"), "{said}");
+}
+
 /// How often the table of a profile says that a kernel was launched.
 fn launches(profile: &str, kernel: &str) -> usize {
     let count = |line: &str| line.strip_prefix(kernel)?.split_whitespace().next()?.parse().ok();

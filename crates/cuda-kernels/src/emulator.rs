@@ -99,6 +99,13 @@ impl Emulator {
         Self { properties, schedule, used, begun, graphs }
     }
 
+    /// The same as the device of this number.
+    #[must_use]
+    pub fn numbered(mut self, ordinal: usize) -> Self {
+        self.properties.ordinal = ordinal;
+        self
+    }
+
     fn graphs(&self) -> MutexGuard<'_, Graphs> {
         self.graphs.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -46,6 +46,36 @@ enum Body {
     Encoder(Encoder),
 }
 
+/// Shows each weight that a configuration asks for, as it is in the source.
+pub(crate) fn visit(
+    config: &ModelConfig,
+    source: &dyn WeightSource,
+    see: &mut dyn FnMut(&str, Tensor),
+) -> Result<(), Error> {
+    let see = &mut |name: &str, weight: Tensor| {
+        see(name, weight);
+        Ok(())
+    };
+    match config.clone() {
+        ModelConfig::Decoder(c) => Decoder::load_with(c, source, see).map(drop),
+        ModelConfig::Encoder(c) => Encoder::load_with(c, source, see).map(drop),
+    }
+}
+
+/// What all weights need of a device that has too little memory for them, once it has back what some took.
+fn too_large(
+    config: &ModelConfig,
+    source: &dyn WeightSource,
+    compute: &Compute,
+    device: Device,
+) -> Error {
+    let mut needed = 0;
+    let seen = visit(config, source, &mut |_, weight| needed += compute.placed_len(&weight) as u64);
+    device.trim();
+    let free = device.available_memory().unwrap_or(0);
+    seen.err().unwrap_or(Error::Tensor(tensor::Error::OutOfMemory { device, needed, free }))
+}
+
 impl Model {
     /// Opens a Hugging Face folder or a GGUF file, to run on the processor.
     ///
@@ -74,7 +104,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Decoder::load`], and [`Error::Tensor`] if there is no memory for weights that must be
-    /// repacked.
+    /// repacked, or for all of them on a GPU.
     pub fn load<'a>(
         config: ModelConfig,
         source: &dyn WeightSource,
@@ -95,8 +125,15 @@ impl Model {
             Ok(weight)
         };
         let body = match config.clone() {
-            ModelConfig::Decoder(c) => Body::Decoder(Decoder::load_with(c, source, wrap)?),
-            ModelConfig::Encoder(c) => Body::Encoder(Encoder::load_with(c, source, wrap)?),
+            ModelConfig::Decoder(c) => Decoder::load_with(c, source, wrap).map(Body::Decoder),
+            ModelConfig::Encoder(c) => Encoder::load_with(c, source, wrap).map(Body::Encoder),
+        };
+        let body = match body {
+            Err(Error::Tensor(tensor::Error::OutOfMemory { device, .. })) => {
+                drop(weights);
+                return Err(too_large(&config, source, &compute, device));
+            }
+            body => body?,
         };
         tensor::warm_up(&compute, &weights, &mut |done, total| {
             options.tell(LoadStage::WarmUp, done, total);
@@ -110,11 +147,7 @@ impl Model {
     /// # Errors
     /// As [`Decoder::load`].
     pub fn check(config: &ModelConfig, source: &dyn WeightSource) -> Result<(), Error> {
-        let none = &mut |_: &str, _: Tensor| Ok(());
-        match config.clone() {
-            ModelConfig::Decoder(c) => Decoder::load_with(c, source, none).map(drop),
-            ModelConfig::Encoder(c) => Encoder::load_with(c, source, none).map(drop),
-        }
+        visit(config, source, &mut |_, _| ())
     }
 
     /// The same weights, run with other threads, instructions or activations.

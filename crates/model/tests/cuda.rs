@@ -10,9 +10,9 @@ use std::path::PathBuf;
 use common::{all, folders, golden, gpu, ids, open};
 use model::experts::RoutedExperts;
 use model::feed_forward::FeedForward;
-use model::{Batch, Model, Outputs, Tap};
+use model::{Batch, Error, Model, Outputs, Tap};
 use paged_kv::{CacheSalt, KvCacheConfig, KvCacheManager, PagedStorage};
-use tensor::kv::{KvCache, SeqId};
+use tensor::kv::{KvCache, KvError, SeqId};
 use tensor::{Compute, DType, Device, Tensor};
 
 /// Of the largest logit: products of half floats.
@@ -215,4 +215,45 @@ fn pages_and_slots_give_the_same() {
         }
     }
     assert_eq!(slots.len(SeqId(2)), ids.len());
+}
+
+/// Of a model and of a cache. The emulator's second GPU has little memory.
+#[test]
+fn what_is_too_large_says_what_it_needs_and_takes_nothing() {
+    let little = Device::Cuda(1);
+    if gpu().is_none() || little.available_memory().is_none_or(|free| free > 10 << 20) {
+        println!("skipped: cuda:1 is not a GPU with little memory");
+        return;
+    }
+    let compute = Compute::on(little).unwrap();
+    let before = little.available_memory().unwrap();
+    let assets = testkit::workspace().join("assets");
+    let open =
+        |name: &str| Model::open_with(assets.join(name), compute.clone(), model::Repack::Never);
+    let error = open("bard-f16.gguf").unwrap_err();
+    let Error::Tensor(tensor::Error::OutOfMemory { device, needed, free }) = error else {
+        panic!("{error}")
+    };
+    assert_eq!((device, free), (little, before));
+    let file = std::fs::metadata(assets.join("bard-f16.gguf")).unwrap().len();
+    assert!((file * 9 / 10..file).contains(&needed), "{needed} of {file}");
+    assert_eq!(little.available_memory(), Some(before), "all is given back");
+
+    let model = open("bard-draft-f16.gguf").unwrap();
+    let before = little.available_memory().unwrap();
+    let mut cache = model.new_cache(DType::F32, usize::MAX).unwrap();
+    let slot = cache.layout().bytes_per_token() as u64;
+    let slots = before / slot + 1;
+    let error = cache.reserve(SeqId(0), slots as usize).unwrap_err();
+    let needed = slots * slot;
+    assert_eq!(error, KvError::OutOfMemory { device: little, needed, free: before });
+    assert!(
+        error.to_string().contains(&format!("{needed} bytes needed, {before} free")),
+        "{error}"
+    );
+    assert_eq!(little.available_memory(), Some(before), "all is given back");
+    let mut batch = Batch::new();
+    batch.extend(SeqId(0), &[1, 2, 3]);
+    let logits = all(&model, &batch, &mut cache).logits;
+    assert!(logits.as_f32().unwrap().iter().all(|x| x.is_finite()));
 }

@@ -140,6 +140,17 @@ impl Compute {
         weight.to_device(&self.device)
     }
 
+    /// Bytes that [`Compute::place`] takes for a weight.
+    pub fn placed_len(&self, weight: &Tensor) -> usize {
+        #[cfg(feature = "cuda")]
+        if self.gpu.is_some() {
+            let dtype = crate::ops::cuda::GpuState::placed_type(weight.dtype());
+            let blocks = weight.shape().elements().unwrap_or(0) / dtype.block_len();
+            return blocks * dtype.block_bytes();
+        }
+        weight.byte_len()
+    }
+
     /// A weight of `rows` rows where operations run, those of `pattern` over and over: for measuring, since on a GPU
     /// it is made by copies within its memory.
     ///

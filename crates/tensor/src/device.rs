@@ -122,16 +122,29 @@ impl Device {
         all
     }
 
-    /// Bytes that could still be allocated there, if it tells; of a GPU what its driver says is free.
+    /// Bytes that could still be allocated there, if it tells; of a GPU what its driver says is free, and what is kept
+    /// for later uses.
     pub fn available_memory(self) -> Option<u64> {
         match self {
             Device::Cpu => files::available_memory(),
             #[cfg(feature = "cuda")]
             Device::Cuda(ordinal) => {
-                cuda::gpu(ordinal).ok()?.memory().ok().map(|(free, _)| free as u64)
+                let gpu = cuda::gpu(ordinal).ok()?;
+                let (free, _) = gpu.memory().ok()?;
+                Some((free + gpu.memory_stats().kept) as u64)
             }
             #[cfg(not(feature = "cuda"))]
             Device::Cuda(_) => None,
+        }
+    }
+
+    /// Gives the driver what of a GPU's memory is kept for later uses.
+    pub fn trim(self) {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(ordinal) = self
+            && let Ok(gpu) = cuda::gpu(ordinal)
+        {
+            gpu.trim();
         }
     }
 

@@ -78,10 +78,20 @@ pub enum Error {
         /// What is missing, and what to do.
         reason: String,
     },
+    /// There is not enough memory on a GPU.
+    #[error("{device}: out of memory: {needed} bytes needed, {free} free")]
+    OutOfMemory {
+        /// The GPU.
+        device: Device,
+        /// Bytes asked for.
+        needed: u64,
+        /// Bytes it has left.
+        free: u64,
+    },
     /// What a GPU or its driver says.
     #[cfg(feature = "cuda")]
     #[error(transparent)]
-    Cuda(#[from] cuda_kernels::Error),
+    Cuda(cuda_kernels::Error),
     /// A device name that cannot be read.
     #[error("unknown device '{0}': expected cpu, cuda or cuda:N")]
     UnknownDevice(String),
@@ -94,4 +104,17 @@ pub enum Error {
     /// The key-value cache has no room or does not know the sequence.
     #[error(transparent)]
     Kv(#[from] crate::kv::KvError),
+}
+
+#[cfg(feature = "cuda")]
+impl From<cuda_kernels::Error> for Error {
+    fn from(error: cuda_kernels::Error) -> Self {
+        match error {
+            cuda_kernels::Error::OutOfMemory { ordinal, needed, free, .. } => {
+                let (needed, free) = (needed as u64, free as u64);
+                Self::OutOfMemory { device: Device::Cuda(ordinal), needed, free }
+            }
+            other => Self::Cuda(other),
+        }
+    }
 }

@@ -22,8 +22,7 @@ impl Faulty {
     /// An emulator of this number and so many bytes of memory.
     pub fn new(ordinal: usize, memory: usize) -> Arc<Self> {
         let (bytes, events, graphs) = Default::default();
-        let mut inner = Emulator::new(0, memory);
-        inner.properties.ordinal = ordinal;
+        let inner = Emulator::new(0, memory).numbered(ordinal);
         Arc::new(Self { inner, fails: Mutex::default(), bytes, events, graphs })
     }
 

@@ -17,8 +17,6 @@ use std::sync::Arc;
 use files::LargeMemory;
 use tensor::{Compute, Device, InterleavedBytes, Tensor, interleaved};
 
-use crate::decoder::Decoder;
-use crate::encoder::Encoder;
 use crate::{Error, ModelConfig, WeightSource};
 
 /// When to repack weights.
@@ -142,14 +140,9 @@ impl Plan {
     ) -> Result<Self, Error> {
         let mut plan = Plan { names: Vec::new(), weights: Vec::new(), ranges: Vec::new() };
         let tied = matches!(config, ModelConfig::Decoder(c) if c.tied_embeddings);
-        let consider = &mut |name: &str, weight: Tensor| {
+        crate::model::visit(config, source, &mut |name, weight| {
             plan.consider(name, weight, compute, tied, repack);
-            Ok(())
-        };
-        match config.clone() {
-            ModelConfig::Decoder(c) => drop(Decoder::load_with(c, source, consider)?),
-            ModelConfig::Encoder(c) => drop(Encoder::load_with(c, source, consider)?),
-        }
+        })?;
         Ok(plan)
     }
 

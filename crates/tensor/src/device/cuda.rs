@@ -13,9 +13,13 @@ use crate::Result;
 /// The GPUs that were asked for, by number: one context and one stream each for the whole process.
 static OPEN: Mutex<BTreeMap<usize, Gpu>> = Mutex::new(BTreeMap::new());
 
-/// Set to anything, it makes `cuda:0` the emulator, in programs that were built with it.
+/// Set to anything, it makes `cuda:0` and `cuda:1` emulators, in programs that were built with them.
 #[cfg(feature = "cuda-emulator")]
 const EMULATE: &str = "INFINITY_EMULATE_CUDA";
+
+/// Bytes of each; the second has little, for tests.
+#[cfg(feature = "cuda-emulator")]
+const EMULATED: [usize; 2] = [8 << 30, 8 << 20];
 
 /// The GPU of this number, opened when it is first asked for.
 pub(crate) fn gpu(ordinal: usize) -> Result<Gpu> {
@@ -41,11 +45,14 @@ impl super::Device {
     }
 }
 
-/// The emulator, if it is asked for and has this number.
+/// The emulator of this number, if it is asked for.
 fn emulated(ordinal: usize) -> Option<Gpu> {
     #[cfg(feature = "cuda-emulator")]
-    if ordinal == 0 && std::env::var_os(EMULATE).is_some() {
-        return Some(cuda_kernels::emulator::Emulator::gpu(0));
+    if let Some(&memory) = EMULATED.get(ordinal)
+        && std::env::var_os(EMULATE).is_some()
+    {
+        let emulator = cuda_kernels::emulator::Emulator::new(0, memory).numbered(ordinal);
+        return Some(Gpu::new(std::sync::Arc::new(emulator)));
     }
     let _ = ordinal;
     None
@@ -53,10 +60,11 @@ fn emulated(ordinal: usize) -> Option<Gpu> {
 
 /// Every GPU that says what it is; none where there is no driver.
 pub(crate) fn list() -> Vec<DeviceInfo> {
-    let all = match emulated(0) {
-        Some(gpu) => vec![gpu.properties().clone()],
-        None => driver::list(),
-    };
+    let mut all: Vec<Properties> =
+        (0..).map_while(emulated).map(|gpu| gpu.properties().clone()).collect();
+    if all.is_empty() {
+        all = driver::list();
+    }
     all.into_iter().map(described).collect()
 }
 

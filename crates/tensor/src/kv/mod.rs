@@ -131,7 +131,17 @@ pub enum KvError {
     /// Keys or values that are infinite or not numbers, in a type that cannot hold those.
     #[error("the key-value cache cannot hold what is not finite as {0}; use F32, F16 or BF16")]
     NotFinite(DType),
-    /// The device has no memory for it, or a copy failed.
+    /// There is not enough memory on the device.
+    #[error("the key-value cache on {device}: out of memory: {needed} bytes needed, {free} free")]
+    OutOfMemory {
+        /// Where it was to lie.
+        device: Device,
+        /// Bytes of the whole cache.
+        needed: u64,
+        /// Bytes that the device has left.
+        free: u64,
+    },
+    /// The device cannot be used, or a copy failed.
     #[error("the key-value cache on {device}: {reason}")]
     Device {
         /// Where it lies.

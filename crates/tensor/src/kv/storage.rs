@@ -38,7 +38,7 @@ impl KvStorage {
     ///
     /// # Errors
     /// Those of [`KvLayout::check`]; [`KvError::OutOfSpace`] where the bytes cannot be counted or the
-    /// system does not give them; [`KvError::Device`] where a GPU does not.
+    /// system does not give them; [`KvError::OutOfMemory`] and [`KvError::Device`] where a GPU does not.
     pub fn new(layout: KvLayout, slots: usize, device: Device) -> Result<Self, KvError> {
         layout.check()?;
         let none = || KvError::OutOfSpace { needed: slots, free: 0 };
@@ -55,9 +55,16 @@ impl KvStorage {
             Device::Cuda(ordinal) => {
                 let refused = |e: String| KvError::Device { device, reason: e };
                 let gpu = crate::device::cuda::gpu(ordinal).map_err(|e| refused(e.to_string()))?;
-                let zeros = || gpu.filled(0, side).map_err(|e| refused(e.to_string()));
+                let zeros = || gpu.filled(0, side);
                 let layers = (0..layout.layers).map(|_| Ok([zeros()?, zeros()?]));
-                let layers = layers.collect::<Result<Vec<_>, KvError>>()?;
+                let layers = layers.collect::<Result<Vec<_>, _>>().map_err(|e| match e {
+                    cuda_kernels::Error::OutOfMemory { .. } => {
+                        device.trim();
+                        let free = device.available_memory().unwrap_or(0);
+                        KvError::OutOfMemory { device, needed: all as u64, free }
+                    }
+                    other => refused(other.to_string()),
+                })?;
                 Sides::Gpu(gpu, layers, Users(crate::ops::cuda::steps::Users::new()))
             }
             #[cfg(not(feature = "cuda"))]

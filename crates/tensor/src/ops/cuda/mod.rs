@@ -87,13 +87,18 @@ impl GpuState {
         cuda_kernels::Error::Capture { ordinal, what }.into()
     }
 
-    /// A weight on the device; of a type that no kernel takes, as f16.
+    /// The type of a weight on the device: its own, or f16 where no kernel takes that.
+    pub(crate) fn placed_type(dtype: DType) -> DType {
+        let taken = rows::can_embed(dtype) && dequantize::can_dequantize(dtype, DType::F16);
+        if taken { dtype } else { DType::F16 }
+    }
+
+    /// A weight on the device.
     pub(crate) fn place(&self, weight: &Tensor) -> Result<Tensor> {
         let device = Device::Cuda(self.gpu.properties().ordinal);
-        let dtype = weight.dtype();
-        match rows::can_embed(dtype) && dequantize::can_dequantize(dtype, DType::F16) {
-            true => weight.to_device(&device),
-            false => weight.to_dtype(DType::F16)?.to_device(&device),
+        match Self::placed_type(weight.dtype()) {
+            same if same == weight.dtype() => weight.to_device(&device),
+            other => weight.to_dtype(other)?.to_device(&device),
         }
     }
 
