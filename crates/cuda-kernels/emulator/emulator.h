@@ -463,6 +463,7 @@ static inline float __fmul_rn(float x, float y) { return rounded(x * y); }
 static inline float __fadd_rn(float x, float y) { return rounded(rounded(x) + rounded(y)); }
 static inline float __fsub_rn(float x, float y) { return rounded(rounded(x) - rounded(y)); }
 static inline float __fdiv_rn(float x, float y) { return rounded(x / y); }
+static inline float __fsqrt_rn(float x) { return rounded(std::sqrt(x)); }
 static inline int __popc(unsigned x) { return __builtin_popcount(x); }
 static inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
 template <class T> T __ldg(const T* at) { return *at; }

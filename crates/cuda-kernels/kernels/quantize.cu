@@ -6,32 +6,9 @@
 //
 // Every product is rounded before it is added to something (__fmul_rn), as on processors without fused
 // multiply-add: a level at a tie depends on it.
-#include "blocks.cuh"
-#include "rounding.cuh"
-
-// ---- Groups of WIDTH lanes that share a block of 32, each with PER elements (see rounding.cuh) ----
-
-// Whether the first of the group's elements that has this magnitude is negative.
-template <int WIDTH, int PER> DEVICE bool first_is_negative(const float (&x)[PER], float magnitude) {
-    int first = 64;
-#pragma unroll
-    for (int i = PER - 1; i >= 0; --i)
-        if (fabsf(x[i]) == magnitude) first = int(threadIdx.x % WIDTH * PER + i) * 2 + int(__float_as_uint(x[i]) >> 31);
-    return group_min<WIDTH>(first) % 2 == 1;
-}
-
-// The element of largest magnitude (the first of equals) with its sign; 0 is positive.
-template <int WIDTH, int PER> DEVICE float signed_max(const float (&x)[PER]) {
-    const float most = largest_magnitude<WIDTH>(x);
-    const bool negative = first_is_negative<WIDTH>(x, most);
-    return negative && most > 0.0f ? -most : most;
-}
+#include "quantize.cuh"
 
 // ---- Blocks of 32 by eight lanes, each with four elements ----------------------------------------
-
-DEVICE void store_u16(uint8_t* to, uint32_t x) { *reinterpret_cast<uint16_t*>(to) = uint16_t(x); }
-DEVICE void store_u32(uint8_t* to, uint32_t x) { store_u16(to, x), store_u16(to + 2, x >> 16); }
-DEVICE void store_half(uint8_t* to, float x) { store_u16(to, to_f16(x).bits); }
 
 // Element j in the low nibble of byte j, j + 16 in the high one: lane l < 4 writes four bytes.
 DEVICE void store_nibbles(uint8_t* qs, uint32_t levels, int lane, bool there) {

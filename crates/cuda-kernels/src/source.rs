@@ -21,6 +21,7 @@ pub const HEADERS: &[Source] = &[
     Source { name: "reduce.cuh", text: include_str!("../kernels/reduce.cuh") },
     Source { name: "rounding.cuh", text: include_str!("../kernels/rounding.cuh") },
     Source { name: "gemv_int8.cuh", text: include_str!("../kernels/gemv_int8.cuh") },
+    Source { name: "quantize.cuh", text: include_str!("../kernels/quantize.cuh") },
     Source { name: "chunks.cuh", text: include_str!("../kernels/chunks.cuh") },
 ];
 
@@ -68,6 +69,8 @@ sources! {
     NORM = "norm.cu";
     /// Plain numbers to blocks.
     QUANTIZE = "quantize.cu";
+    /// Plain numbers to blocks of 256.
+    QUANTIZE_K = "quantize_k.cu";
     /// Rotary embedding, with the writing of keys and values.
     ROPE = "rope.cu";
     /// Rows gathered, added up and ranked; the embedding.

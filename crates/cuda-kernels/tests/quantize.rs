@@ -17,68 +17,103 @@ use rand::Rng;
 const TYPES: [DType; 7] =
     [DType::Q4_0, DType::Q4_1, DType::Q5_0, DType::Q5_1, DType::Q8_0, DType::Q8_1, DType::IQ4_NL];
 
-/// Blocks of 32 that are hard for an encoder, among random ones.
+const K_QUANTS: [DType; 5] = [DType::Q2_K, DType::Q3_K, DType::Q4_K, DType::Q5_K, DType::Q6_K];
+
+/// Blocks of 32 that are hard for an encoder.
 fn hard(random: &mut impl Rng, blocks: usize) -> Vec<f32> {
+    (0..blocks).flat_map(|block| hard_block(random, block)).collect()
+}
+
+/// Blocks of 256 that are hard for an encoder, among random ones.
+fn hard_256(random: &mut impl Rng, blocks: usize) -> Vec<f32> {
     let mut x = Vec::new();
     for block in 0..blocks {
-        let noise = normal(random, 32, 0.05);
-        let of = |f: &dyn Fn(usize) -> f32| -> Vec<f32> { (0..32).map(f).collect() };
-        x.extend(match block % 16 {
-            0 => of(&|_| 0.0),
-            1 => of(&|i| if i % 3 == 0 { -0.0 } else { 0.0 }),
-            // The first of equal magnitudes decides on the sign.
-            2 => of(&|i| [0.25, -1.0, 1.0, 0.5][i % 4]),
-            3 => of(&|i| [0.25, 1.0, -1.0, 0.5][i % 4]),
-            // Ties: halves of a step.
-            4 => of(&|i| i as f32 * 0.5 - 8.0),
-            5 => of(&|i| if i == 9 { 127.0 } else { i as f32 - 15.5 }),
-            // A minimum that is a zero with a sign.
-            6 => of(&|i| if i == 3 { -0.0 } else { i as f32 * 0.1 }),
-            7 => of(&|i| -(i as f32)),
-            // Scales that are subnormal, whose reciprocal overflows, and infinite in a half.
-            8 => noise.iter().map(|x| x * 1e-36).collect(),
-            9 => of(&|i| f32::from_bits(i as u32)),
-            10 => noise.iter().map(|x| x * 1e12).collect(),
-            11 => of(&|i| if i == 31 { 3e38 } else { -1e38 }),
-            12 => of(&|i| if i == 30 { 20.0 } else { noise[i] }),
-            13 => of(&|_| -0.75),
-            // Beside halves of a step, where a product fused with a sum becomes another level.
-            14 | 15 => {
-                let steps = [8, 15, 16, 31, 127][block / 16 % 5];
-                let most = noise[0] * 20.0;
-                let half_step = |i: usize| most * ((4 * i + block) % steps) as f32 + most * 0.5;
-                of(&|i| [most, 0.0].get(i).copied().unwrap_or_else(|| half_step(i) / steps as f32))
+        match block % 4 {
+            // One kind, so that nothing else decides on the scales of the scales; and all kinds.
+            0 => (0..8).for_each(|i| x.extend(hard_block(random, block / 4 + 16 * i))),
+            1 => (0..8).for_each(|i| x.extend(hard_block(random, 8 * (block / 4) + i))),
+            // Many equal numbers, and levels between two others.
+            2 => {
+                let step = [0.5, 0.1, 1e-20][block / 4 % 3];
+                let level = |_| (random.next_u32() % 9) as f32 * step - step * (block % 8) as f32;
+                x.extend((0..256).map(level));
             }
-            _ => noise,
-        });
+            _ => x.extend(normal(random, 256, 0.05).iter().map(|x| x + 4.0 * x * x)),
+        }
     }
     x
+}
+
+/// The block of that number, of 16 kinds.
+fn hard_block(random: &mut impl Rng, block: usize) -> Vec<f32> {
+    let noise = normal(random, 32, 0.05);
+    let of = |f: &dyn Fn(usize) -> f32| -> Vec<f32> { (0..32).map(f).collect() };
+    match block % 16 {
+        0 => of(&|_| 0.0),
+        1 => of(&|i| if i % 3 == 0 { -0.0 } else { 0.0 }),
+        // The first of equal magnitudes decides on the sign.
+        2 => of(&|i| [0.25, -1.0, 1.0, 0.5][i % 4]),
+        3 => of(&|i| [0.25, 1.0, -1.0, 0.5][i % 4]),
+        // Ties: halves of a step.
+        4 => of(&|i| i as f32 * 0.5 - 8.0),
+        5 => of(&|i| if i == 9 { 127.0 } else { i as f32 - 15.5 }),
+        // A minimum that is a zero with a sign.
+        6 => of(&|i| if i == 3 { -0.0 } else { i as f32 * 0.1 }),
+        7 => of(&|i| -(i as f32)),
+        // Scales that are subnormal, whose reciprocal overflows, and infinite in a half.
+        8 => noise.iter().map(|x| x * 1e-36).collect(),
+        9 => of(&|i| f32::from_bits(i as u32)),
+        10 => noise.iter().map(|x| x * 1e12).collect(),
+        11 => of(&|i| if i == 31 { 3e38 } else { -1e38 }),
+        12 => of(&|i| if i == 30 { 20.0 } else { noise[i] }),
+        13 => of(&|_| -0.75),
+        // Beside halves of a step, where a product fused with a sum becomes another level.
+        14 | 15 => {
+            let steps = [8, 15, 16, 31, 127][block / 16 % 5];
+            let most = noise[0] * 20.0;
+            let half_step = |i: usize| most * ((4 * i + block) % steps) as f32 + most * 0.5;
+            of(&|i| [most, 0.0].get(i).copied().unwrap_or_else(|| half_step(i) / steps as f32))
+        }
+        _ => noise,
+    }
+}
+
+/// The device's blocks of these numbers are those of the reference.
+fn assert_bytes(x: &[f32], dtype: DType) {
+    let mut want = vec![0; dtype.bytes_for(x.len()).unwrap()];
+    blocks::encode(dtype, x, x.len(), None, &mut want).unwrap();
+    on_each(|gpu, name| {
+        let (from, out) = (gpu.upload(x).unwrap(), poisoned(gpu, want.len() + 64));
+        quantize(gpu, x.len(), &from, (&out, dtype)).unwrap();
+        let got: Vec<u8> = out.download().unwrap();
+        let (got, rest) = got.split_at(want.len());
+        let size = dtype.block_bytes();
+        for (i, (got, want)) in got.chunks(size).zip(want.chunks(size)).enumerate() {
+            let x = &x[dtype.block_len() * i..][..dtype.block_len()];
+            assert_eq!(got, want, "{name}: {dtype}, block {i} of {x:?}");
+        }
+        assert!(rest.iter().all(|&byte| byte == 0xff), "{name}: {dtype}: beyond the end");
+    });
 }
 
 #[test]
 fn blocks_have_the_bytes_of_the_reference() {
     for dtype in DType::ALL {
-        assert_eq!(can_quantize(*dtype), TYPES.contains(dtype), "{dtype}");
+        let made = TYPES.contains(dtype) || K_QUANTS.contains(dtype);
+        assert_eq!(can_quantize(*dtype), made, "{dtype}");
     }
     // Odd; and more than a grid of the emulator takes at once, but for the slow one.
     for (count, types) in [(1, &TYPES[..]), (83, &TYPES[..]), (2500, &TYPES[..2])] {
         let x = hard(&mut random(count as u64), count);
-        for &dtype in types {
-            let mut want = vec![0; dtype.bytes_for(x.len()).unwrap()];
-            blocks::encode(dtype, &x, x.len(), None, &mut want).unwrap();
-            on_each(|gpu, name| {
-                let (from, out) = (gpu.upload(&x).unwrap(), poisoned(gpu, want.len() + 64));
-                quantize(gpu, x.len(), &from, (&out, dtype)).unwrap();
-                let got: Vec<u8> = out.download().unwrap();
-                let (got, rest) = got.split_at(want.len());
-                let size = dtype.block_bytes();
-                for (i, (got, want)) in got.chunks(size).zip(want.chunks(size)).enumerate() {
-                    let x = &x[32 * i..32 * (i + 1)];
-                    assert_eq!(got, want, "{name}: {dtype}, block {i} of {x:?}");
-                }
-                assert!(rest.iter().all(|&byte| byte == 0xff), "{name}: {dtype}: beyond the end");
-            });
-        }
+        types.iter().for_each(|&dtype| assert_bytes(&x, dtype));
+    }
+}
+
+#[test]
+fn k_quants_have_the_bytes_of_the_reference() {
+    for (count, types) in [(1, &K_QUANTS[..]), (131, &K_QUANTS[..]), (601, &K_QUANTS[1..2])] {
+        let x = hard_256(&mut random(count as u64), count);
+        types.iter().for_each(|&dtype| assert_bytes(&x, dtype));
     }
 }
 
@@ -284,7 +319,9 @@ fn what_does_not_fit_is_refused() {
         assert!(matches!(failed, Err(Error::Alignment { alignment: 16, .. })), "{failed:?}");
         let failed = run(32, &buffer, &other.slice(1..500), DType::Q8_0);
         assert!(matches!(failed, Err(Error::Alignment { alignment: 2, .. })), "{failed:?}");
-        for (n, dtype) in [(33, DType::Q8_0), (256, DType::Q4_K), (32, DType::F16)] {
+        for (n, dtype) in
+            [(33, DType::Q8_0), (32, DType::Q4_K), (256, DType::Q8_K), (32, DType::F16)]
+        {
             assert!(
                 matches!(run(n, &buffer, &other, dtype), Err(Error::Unsupported { .. })),
                 "{dtype}"

@@ -4,7 +4,7 @@ use blocks::DType;
 
 use super::dequantize::{BLOCK_4BIT, BLOCK_ABSMAX, Code4, THREADS, alignment, unsupported};
 use super::{blocks, int};
-use crate::source::QUANTIZE;
+use crate::source::{QUANTIZE, QUANTIZE_K, Source};
 use crate::{Arg, Buffer, Gpu, Kernel, Launch, Result};
 
 /// Elements of an activation that share a scale.
@@ -44,20 +44,27 @@ pub const fn can_quantize(dtype: DType) -> bool {
     kernel(dtype).is_some()
 }
 
-const fn kernel(dtype: DType) -> Option<(&'static str, usize)> {
-    Some(match dtype {
-        DType::Q4_0 => ("quantize_q4_0", 8),
-        DType::Q4_1 => ("quantize_q4_1", 8),
-        DType::Q5_0 => ("quantize_q5_0", 8),
-        DType::Q5_1 => ("quantize_q5_1", 8),
-        DType::Q8_0 => ("quantize_q8_0", 8),
-        DType::Q8_1 => ("quantize_q8_1", 8),
-        DType::IQ4_NL => ("quantize_iq4_nl", 2),
+/// The kernel that makes the type, and the elements of a thread.
+const fn kernel(dtype: DType) -> Option<(Kernel, usize)> {
+    let (source, name, per_thread): (&Source, _, _) = match dtype {
+        DType::Q4_0 => (&QUANTIZE, "quantize_q4_0", 8),
+        DType::Q4_1 => (&QUANTIZE, "quantize_q4_1", 8),
+        DType::Q5_0 => (&QUANTIZE, "quantize_q5_0", 8),
+        DType::Q5_1 => (&QUANTIZE, "quantize_q5_1", 8),
+        DType::Q8_0 => (&QUANTIZE, "quantize_q8_0", 8),
+        DType::Q8_1 => (&QUANTIZE, "quantize_q8_1", 8),
+        DType::IQ4_NL => (&QUANTIZE, "quantize_iq4_nl", 2),
+        DType::Q2_K => (&QUANTIZE_K, "quantize_q2_k", 16),
+        DType::Q3_K => (&QUANTIZE_K, "quantize_q3_k", 16),
+        DType::Q4_K => (&QUANTIZE_K, "quantize_q4_k", 32),
+        DType::Q5_K => (&QUANTIZE_K, "quantize_q5_k", 32),
+        DType::Q6_K => (&QUANTIZE_K, "quantize_q6_k", 16),
         _ => return None,
-    })
+    };
+    Some((Kernel::new(source, name), per_thread))
 }
 
-/// `elements` f32 to blocks of 32, to the bytes of [`blocks::encode`] without importances. Elements are finite;
+/// `elements` f32 to blocks of 32 or 256, to the bytes of [`blocks::encode`] without importances. Elements are finite;
 /// otherwise their block's bytes mean nothing.
 ///
 /// # Errors
@@ -71,7 +78,8 @@ pub fn quantize(
     (out, dtype): (&Buffer, DType),
 ) -> Result<()> {
     const OP: &str = "quantize";
-    let (name, per_thread) = kernel(dtype).ok_or_else(|| unsupported(OP, format!("to {dtype}")))?;
+    let (kernel, per_thread) =
+        kernel(dtype).ok_or_else(|| unsupported(OP, format!("to {dtype}")))?;
     let partial =
         || unsupported(OP, format!("{elements} elements are no whole number of {dtype} blocks"));
     let bytes = dtype.bytes_for(elements).ok_or_else(partial)?;
@@ -80,9 +88,9 @@ pub fn quantize(
     if elements == 0 {
         return Ok(());
     }
-    let args = [x, out, Arg::I64((elements / 32) as i64)];
+    let args = [x, out, Arg::I64((elements / dtype.block_len()) as i64)];
     // SAFETY: the kernel reads the elements and writes their blocks; the buffers have them.
-    unsafe { gpu.launch(&Kernel::new(&QUANTIZE, name), grid(gpu, elements, per_thread), &args) }
+    unsafe { gpu.launch(&kernel, grid(gpu, elements, per_thread), &args) }
 }
 
 /// `elements` f32 to bytes in groups of 32 for products with blocks, the largest magnitude of a group to 127. Rows are
