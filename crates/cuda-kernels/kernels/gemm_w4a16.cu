@@ -234,3 +234,53 @@ KERNEL(256, gemm_w4_decode, const Bytes16* w, const f16* scales, const uint8_t* 
         }
     }
 }
+
+// Weights from floats x [n][k], to nearest: of each group and 0 the range becomes 0..15, its scale is rounded to f16
+// before levels and zero point are made with it. Bound by: bytes, 4.5 a weight. A warp has a group of the 32 rows of a
+// strip; four lanes share a row, so that each load of the warp is of whole sectors, and each has the levels of its own
+// words. Launch: any grid of 256; k a multiple of 128.
+KERNEL(256, gemm_w4_encode, const float* x, Bytes16* w, f16* scales, uint8_t* zeros, int n, int k) {
+    const int lane = lane_id(), groups = k / GROUP, strips = (n + 31) / 32;
+    const int64_t step = int64_t(gridDim.x) * blockDim.x / WARP, count = int64_t(strips) * groups;
+    for (int64_t i = (int64_t(blockIdx.x) * blockDim.x + threadIdx.x) / WARP; i < count; i += step) {
+        const int strip = int(i / groups), group = int(i % groups);
+        Bytes16 words[GROUP / 32] = {};
+#pragma unroll
+        for (int j = 0; j < 4; ++j) {
+            const int row = strip * 32 + j * 8 + lane / 4;
+            const float* const from = x + int64_t(min(row, n - 1)) * k + group * GROUP + lane % 4 * 2;
+            float elements[GROUP / 4], low = 0.0f, high = 0.0f;
+#pragma unroll
+            for (int e = 0; e < GROUP / 4; e += 2) {
+                const Bytes8 pair = *reinterpret_cast<const Bytes8*>(from + 4 * e);
+#pragma unroll
+                for (int p = 0; p < 2; ++p) {
+                    elements[e + p] = row < n ? __uint_as_float(pair.words[p]) : 0.0f;
+                    low = fminf(low, elements[e + p]), high = fmaxf(high, elements[e + p]);
+                }
+            }
+#pragma unroll
+            for (int mask = 1; mask < 4; mask *= 2) {
+                low = fminf(low, __shfl_xor_sync(ALL_LANES, low, mask));
+                high = fmaxf(high, __shfl_xor_sync(ALL_LANES, high, mask));
+            }
+            // No more than the largest half.
+            const f16 scale = to_f16(fminf(__fdiv_rn(__fsub_rn(high, low), 15.0f), 65504.0f));
+            const float inverse = scale.bits == 0 ? 0.0f : __fdiv_rn(1.0f, to_float(scale));
+            const int zero = __float2int_rn(fminf(__fmul_rn(-low, inverse), 15.0f));
+#pragma unroll
+            for (int e = 0; e < GROUP / 4; ++e) {
+                const float level = fminf(fmaxf(__fmul_rn(elements[e], inverse), float(-zero)), float(15 - zero));
+                const int nibble = j % 2 * 2 + e / 2 % 2 + e % 2 * 4;
+                words[e / 8].words[e / 4 % 2 * 2 + j / 2] |= uint32_t(__float2int_rn(level) + zero) << 4 * nibble;
+            }
+            if (lane % 4 == j) {
+                const int64_t at = int64_t(group) * strips * 32 + row;
+                scales[at] = scale;
+                zeros[at] = uint8_t(zero);
+            }
+        }
+#pragma unroll
+        for (int block = 0; block < GROUP / 32; ++block) w[(i * (GROUP / 32) + block) * WARP + lane] = words[block];
+    }
+}

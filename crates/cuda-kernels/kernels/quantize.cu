@@ -1,4 +1,4 @@
-// Blocks from plain numbers: weights, to the bytes that the crate `blocks` makes of them; activations, for
+// Blocks of 32 from plain numbers: weights, to the bytes that the crate `blocks` makes of them; activations, for
 // products in bytes; NF4 and FP4 with double quantization.
 //
 // Bound by: bytes. Floor: four an element and those of the blocks over the copy bandwidth. Only IQ4_NL,

@@ -28,6 +28,7 @@ DEVICE Real operator-(Real a) { return {-a.value}; }
 DEVICE bool operator<(Real a, Real b) { return a.value < b.value; }
 DEVICE bool operator>(Real a, Real b) { return a.value > b.value; }
 DEVICE bool operator==(Real a, Real b) { return a.value == b.value; }
+DEVICE bool operator!=(Real a, Real b) { return a.value != b.value; }
 
 constexpr Real ZERO{0.0f}, ONE{1.0f}, TENTH{0.1f};
 constexpr Real ROUND{12582912.0f};  // 1.5 * 2^23: adding and subtracting it rounds, ties to even
@@ -39,8 +40,8 @@ DEVICE Real nearest(Real x) { return (x + ROUND) - ROUND; }
 // What is not a number becomes `low`.
 DEVICE Real clamp(Real x, Real low, Real high) { return {fminf(fmaxf(x.value, low.value), high.value)}; }
 
-// As `blocks::round::nearest_int`: some integer beyond 2^22, the same one. Not a number gives 0 there, by
-// the bits that processors give it.
+// As `nearest_int` of the crate `blocks`: beyond 2^22 some integer, the same as there. What is not a number gives 0, as
+// there by the bits that processors give it.
 DEVICE int nearest_int(Real x) {
     const Real sum = x + ROUND;
     return sum == sum ? (__float_as_int(sum.value) & 0x7fffff) - 0x400000 : 0;
@@ -79,7 +80,8 @@ template <bool ABSOLUTE> DEVICE Real deviation(Real level, Real scale, Real min,
 }
 
 // Elements weigh `weight` + |x|; the largest is tried at N + start + i / 10, i in 0..steps.
-template <int N, bool ABSOLUTE, int COUNT> DEVICE WithMin fit_with_min(const Real (&x)[COUNT], Real weight, Real start, int steps) {
+template <int N, bool ABSOLUTE, int COUNT>
+DEVICE WithMin fit_with_min(const Real (&x)[COUNT], Real weight, Real start, int steps) {
     Real low = x[0], high = x[0], sum_w = weight + magnitude(x[0]), sum_x = sum_w * x[0];
 #pragma unroll
     for (int i = 1; i < COUNT; ++i) {
@@ -128,7 +130,9 @@ template <int N, bool ABSOLUTE, int COUNT> DEVICE WithMin fit_with_min(const Rea
 
 // ---- x ~ scale * (q - N), q in 0..2 N ---------------------------------------------------------------
 
-template <int N> DEVICE Real level_around(Real inverse, Real x) { return clamp(nearest(inverse * x), real(-N), real(N - 1)); }
+template <int N> DEVICE Real level_around(Real inverse, Real x) {
+    return clamp(nearest(inverse * x), real(-N), real(N - 1));
+}
 
 struct Sums {
     Real lx, l2;
@@ -191,7 +195,8 @@ template <int N, int COUNT> DEVICE Real fit_signed_by_steps(const Real (&x)[COUN
             const Real less_lx = lx - w * x[i] * l, less_l2 = l2 - w * l * l;
             const Real moved = real(nearest_int(x[i] * less_l2 / less_lx, -N, N - 1));
             const Real new_lx = less_lx + w * x[i] * moved, new_l2 = less_l2 + w * moved * moved;
-            const bool better = less_lx > ZERO && !(moved == l) && new_l2 > ZERO && new_lx * new_lx * l2 > lx * lx * new_l2;
+            const bool better =
+                less_lx > ZERO && moved != l && new_l2 > ZERO && new_lx * new_lx * l2 > lx * lx * new_l2;
             if (better) levels[i] = moved, lx = new_lx, l2 = new_l2, changed = true;
         }
     }
@@ -203,7 +208,7 @@ template <int N, int COUNT> DEVICE Real fit_signed_by_steps(const Real (&x)[COUN
 
 // ---- A block's scales and fields ----------------------------------------------------------------
 
-// As what the half of it says.
+// What its half says.
 DEVICE Real through_half(Real x) { return {to_float(to_f16(x.value))}; }
 
 // The lanes' scales as bytes, so that the largest becomes N; and the scale of those.
@@ -215,18 +220,19 @@ template <int N, int LANES> DEVICE int scale_to(Real scale, Real& of_scales) {
 }
 
 // The levels that the scales as they are stored ask for; where the scale is zero, those of the fit.
-template <int N, int COUNT> DEVICE void levels_of(const Real (&x)[COUNT], const WithMin& fit, Real scale, Real min, int (&q)[COUNT]) {
+template <int N, int COUNT>
+DEVICE void levels_of(const Real (&x)[COUNT], const WithMin& fit, Real scale, Real min, int (&q)[COUNT]) {
 #pragma unroll
     for (int i = 0; i < COUNT; ++i) {
-        if (!(scale == ZERO)) q[i] = nearest_int((x[i] + min) / scale, 0, N);
+        if (scale != ZERO) q[i] = nearest_int((x[i] + min) / scale, 0, N);
         else q[i] = fit.flat ? 0 : int(level_above<N>(fit.inverse, x[i], fit.origin).value);
     }
 }
 
-// A field of BITS bits an element, bit SHIFT of its level and those above: the lanes of a block that differ in the
-// lowest bits of lane / APART have what lies beside one another in a byte, the first lowest. They share the stores of
-// the words, which are a level a byte.
-template <int SHIFT, int BITS, int APART, int COUNT> DEVICE void store_bits(uint8_t* to, const int (&q)[COUNT], bool there) {
+// Stores a field that has BITS bits of each level, from bit SHIFT on. A byte of it has those of the 8 / BITS lanes that
+// differ in the lowest bits of lane / APART, the first of them lowest; these lanes share the stores of the words.
+template <int SHIFT, int BITS, int APART, int COUNT>
+DEVICE void store_bits(uint8_t* to, const int (&q)[COUNT], bool there) {
     constexpr int SHARE = 8 / BITS;
     constexpr uint32_t MASK = ((1u << BITS) - 1) * 0x01010101u;
     const int own = lane_id() / APART % SHARE;
@@ -264,7 +270,8 @@ DEVICE void store_q3k_scales(uint8_t* to, int scale, int lane, bool there) {
 // ---- The types: a lane has group `lane` of block b --------------------------------------------------
 
 // What Q4_K and Q5_K have in common; to levels of 0..N.
-template <int N, class B> DEVICE void encode_45(B& b, const Real (&x)[32], Real start, int steps, int lane, bool there, int (&q)[32]) {
+template <int N, class B>
+DEVICE void encode_45(B& b, const Real (&x)[32], Real start, int steps, int lane, bool there, int (&q)[32]) {
     Real squares = ZERO;
 #pragma unroll
     for (int i = 0; i < 32; ++i) squares = squares + x[i] * x[i];
@@ -308,7 +315,7 @@ DEVICE void encode(BlockQ3K& b, const Real (&x)[16], int lane, bool there) {
     const Real inverse = real(-32) / most, d = zero ? ZERO : ONE / inverse;
     const int packed = zero ? 0 : min(max(int(int8_t(nearest_int(inverse * fitted))), -32), 31) + 32;
     const Real scale = through_half(d) * real(packed - 32);
-    if (!(scale == ZERO)) {
+    if (scale != ZERO) {
 #pragma unroll
         for (int i = 0; i < 16; ++i) q[i] = nearest_int(x[i] / scale, -4, 3) + 4;
     }
@@ -328,7 +335,7 @@ DEVICE void encode(BlockQ6K& b, const Real (&x)[16], int lane, bool there) {
     int q[16];
 #pragma unroll
     for (int i = 0; i < 16; ++i) {
-        if (!(scale == ZERO)) q[i] = nearest_int(x[i] / scale, -32, 31) + 32;
+        if (scale != ZERO) q[i] = nearest_int(x[i] / scale, -32, 31) + 32;
         else q[i] = zero || fit.zero ? 0 : int(level_around<32>(fit.inverse, x[i]).value) + 32;
     }
     if (there && lane == 0) store_half(b.d, d.value);

@@ -67,7 +67,7 @@ sources! {
     GEMV_W4A16 = "gemv_w4a16.cu";
     /// RMSNorm and LayerNorm.
     NORM = "norm.cu";
-    /// Plain numbers to blocks.
+    /// Plain numbers to blocks of 32, bytes, NF4 and FP4.
     QUANTIZE = "quantize.cu";
     /// Plain numbers to blocks of 256.
     QUANTIZE_K = "quantize_k.cu";

@@ -3,8 +3,8 @@
 mod common;
 
 use common::{assert_close, normal, on_each, poisoned, random};
-use cuda_kernels::Error;
 use cuda_kernels::ops::gemm::{GROUP, Packed, W4Config, W4Matrix, pack, unpack};
+use cuda_kernels::{Buffer, Error};
 use half::f16;
 use rand::Rng;
 
@@ -28,6 +28,23 @@ impl Weights {
             scales: (0..groups).map(|i| f16::from_f32(0.01 + (i % 7) as f32 * 0.01)).collect(),
             zeros: zeros.then(|| (0..groups).map(|_| (random.next_u32() % 17) as u8).collect()),
         }
+    }
+
+    /// Of `w` `[n, k]` in plain Rust: see [`W4Matrix::quantize`].
+    fn nearest(n: usize, k: usize, w: &[f32]) -> Self {
+        let (mut q, mut scales, mut zeros) = (Vec::new(), Vec::new(), Vec::new());
+        for group in w.chunks_exact(GROUP) {
+            let low = group.iter().fold(0.0f32, |m, &w| m.min(w));
+            let high = group.iter().fold(0.0f32, |m, &w| m.max(w));
+            let scale = f16::from_f32(((high - low) / 15.0).min(65504.0));
+            let inverse = if scale == f16::ZERO { 0.0 } else { 1.0 / scale.to_f32() };
+            let zero = (-low * inverse).min(15.0).round_ties_even();
+            let level = |w: &f32| (w * inverse).clamp(-zero, 15.0 - zero).round_ties_even() + zero;
+            q.extend(group.iter().map(|w| level(w) as u8));
+            scales.push(scale);
+            zeros.push(zero as u8);
+        }
+        Self { n, k, q, scales, zeros: Some(zeros) }
     }
 
     fn upload(&self, gpu: &cuda_kernels::Gpu) -> W4Matrix {
@@ -153,6 +170,53 @@ fn a_row_is_the_same_in_any_batch_and_tile() {
     });
 }
 
+/// Rows of x with a single one take the weights out again, to the bit.
+#[test]
+fn quantized_to_nearest_as_in_plain_rust() {
+    for (n, k) in [(1, 128), (33, 256), (70, 384)] {
+        let mut random = random((n + k) as u64);
+        let mut w = normal(&mut random, n * k, 0.05);
+        for (i, group) in w.chunks_exact_mut(GROUP).enumerate() {
+            let places = group.iter_mut().enumerate();
+            match i % 11 {
+                0 => group.fill(0.0),
+                1 => group.fill(-0.3),
+                2 => group.fill(0.3),
+                // Halves of a step, and a zero point between two integers.
+                3 => places.for_each(|(i, w)| *w = (i % 31) as f32 * 0.5 - 4.0),
+                4 => places.for_each(|(i, w)| *w = (i % 2) as f32 * 15.0 - 2.5),
+                // Scales below and above those of f16, and among its least.
+                5 => group.iter_mut().for_each(|w| *w *= 1e-12),
+                6 => group.iter_mut().for_each(|w| *w *= 3e38),
+                7 => group.iter_mut().for_each(|w| *w *= 1e-5),
+                8 => group[77] = 9.0,
+                9 => group[5] = -9.0,
+                _ => {}
+            }
+        }
+        let want = Weights::nearest(n, k, &w);
+        let mut x = vec![0.0; k * k];
+        x.iter_mut().step_by(k + 1).for_each(|x| *x = 1.0);
+        on_each(|gpu, device| {
+            let [x, w] = [&x, &w].map(|x| gpu.upload(x).unwrap());
+            let taken = |matrix: &W4Matrix| -> Vec<f32> {
+                let y = poisoned(gpu, 4 * k * n);
+                let config = W4Config { rows: 64, splits: 1 };
+                matrix.few_rows(gpu, config, (&x, k), None, &y).unwrap();
+                y.download().unwrap()
+            };
+            let matrix = W4Matrix::quantize(gpu, n, k, &w).unwrap();
+            assert_eq!(matrix.shape(), (n, k));
+            let got = taken(&matrix);
+            assert_eq!(got, taken(&want.upload(gpu)), "{device}: {n} x {k}");
+            for (i, got) in got.iter().enumerate() {
+                let value = want.value(i % n * k + i / n);
+                assert_eq!(f64::from(*got), value, "{device}: {n} x {k}, {i}");
+            }
+        });
+    }
+}
+
 #[test]
 fn more_rows_than_a_launch_has_are_several() {
     let (m, n, k) = (150, 8, 128);
@@ -221,6 +285,12 @@ fn what_does_not_fit_is_refused() {
             refused(Packed { zeros: Some(&[32; 16]), ..good }),
             Error::Unsupported { .. }
         ));
+        let plain = gpu.filled(0, 4 * 8 * 256).unwrap();
+        let made = |k, w: &Buffer| W4Matrix::quantize(gpu, 8, k, w);
+        assert!(matches!(made(192, &plain), Err(Error::Unsupported { .. })));
+        assert!(matches!(made(384, &plain), Err(Error::Length { .. })));
+        let odd = made(128, &plain.slice(4..8192));
+        assert!(matches!(odd, Err(Error::Alignment { alignment: 8, .. })));
         let matrix = W4Matrix::new(gpu, &good).unwrap();
         let (x, y) = (gpu.filled(0, 4 * 256).unwrap(), gpu.filled(0, 4 * 8).unwrap());
         let run =

@@ -168,6 +168,19 @@ fn turned<T: Copy + Default>(n: usize, groups: usize, values: &[T]) -> Vec<T> {
     out
 }
 
+/// Groups of a row.
+fn groups_of(k: usize) -> Result<usize> {
+    if !k.is_multiple_of(GROUP) {
+        return unsupported(format!("groups of {GROUP} in rows of {k}"));
+    }
+    Ok(k / GROUP)
+}
+
+/// [`W4Matrix::done`] before the first launch.
+fn none_done(gpu: &Gpu, n: usize) -> Result<Buffer> {
+    gpu.filled(0, 4 * MOST_TILES * n.div_ceil(COLUMNS))
+}
+
 impl W4Matrix {
     /// Copies weights to a device.
     ///
@@ -176,13 +189,11 @@ impl W4Matrix {
     /// slices of another length, and those of an allocation.
     pub fn new(gpu: &Gpu, weights: &Packed<'_>) -> Result<Self> {
         let &Packed { n, k, words, scales, zeros } = weights;
-        if !k.is_multiple_of(GROUP) {
-            return unsupported(format!("groups of {GROUP} in rows of {k}"));
-        }
+        let groups = groups_of(k)?;
         if zeros.is_some_and(|zeros| zeros.iter().any(|&zero| zero > 31)) {
             return unsupported("a zero point beyond 31");
         }
-        let groups = n * (k / GROUP);
+        let groups = n * groups;
         let length = |what, expected, got| {
             if expected == got {
                 Ok(())
@@ -199,8 +210,36 @@ impl W4Matrix {
             words: gpu.upload(words)?,
             scales: gpu.upload(&turned(n, k / GROUP, scales))?,
             zeros: zeros.map(|zeros| gpu.upload(&turned(n, k / GROUP, zeros))).transpose()?,
-            done: gpu.filled(0, 4 * MOST_TILES * n.div_ceil(COLUMNS))?,
+            done: none_done(gpu, n)?,
         })
+    }
+
+    /// Quantizes `w`, f32 `[n, k]`, to nearest: of the range of each group and 0 the scale is a fifteenth, rounded to
+    /// f16 and at most the largest, and `w` becomes the nearest of 0..=15 steps.
+    ///
+    /// # Errors
+    /// [`Error::Unsupported`] for `k` that is no multiple of 128, [`Error::Length`], [`Error::Alignment`] (a multiple of
+    /// 8 bytes), and those of an allocation and a launch.
+    pub fn quantize(gpu: &Gpu, n: usize, k: usize, w: &Buffer) -> Result<Self> {
+        let groups = groups_of(k)?;
+        let from = w.arg(OP, "weights", 4 * n * k, 8)?;
+        let padded = n.next_multiple_of(32);
+        let (words, scales, zeros) = (
+            gpu.alloc(padded * k / 2)?,
+            gpu.alloc(2 * groups * padded)?,
+            gpu.alloc(groups * padded)?,
+        );
+        let done = none_done(gpu, n)?;
+        if n * k > 0 {
+            let [words, scales, zeros] = [&words, &scales, &zeros].map(|b| Arg::Ptr(b.ptr()));
+            let args = [from, words, scales, zeros, int(OP, n)?.into(), int(OP, k)?.into()];
+            let warps = padded / 32 * groups;
+            let launch =
+                Launch::new(blocks(gpu, (32 * warps).div_ceil(THREADS as usize), 8), THREADS);
+            // SAFETY: the kernel reads n rows of k and writes whole strips of words, scales and zero points.
+            unsafe { gpu.launch(&Kernel::new(&GEMM_W4A16, "gemm_w4_encode"), launch, &args) }?;
+        }
+        Ok(Self { n, k, words, scales, zeros: Some(zeros), done })
     }
 
     /// Rows and columns of `W`.
