@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, anyhow, bail};
 use indicatif::{ProgressBar, ProgressStyle};
-use tensor::Device;
+use tensor::{Device, ThreadPool};
 use tokenizer::{EncodeOptions, Tokenizer};
 
 use crate::args::{Args, ProtocolName};
@@ -162,7 +162,7 @@ fn machine(args: &Args) -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let name = info.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": "));
     let name = name.map_or(std::env::consts::ARCH, |(_, name)| name.trim());
-    let available = || std::thread::available_parallelism().map_or(1, usize::from);
+    let available = || ThreadPool::global().threads();
     let n = args.threads.map_or_else(available, usize::from);
     format!("{name}, {n} thread{}, activations in {activations}", if n == 1 { "" } else { "s" })
 }

@@ -1,7 +1,19 @@
-//! The feature `cuda`: bytes travel to a GPU and back, and without one the reason is said.
+//! The feature `cuda`: a GPU passes the suite of every device, bytes travel there and back, and without one the reason
+//! is said.
 #![cfg(feature = "cuda")]
 
+mod common;
+
+use common::Place;
 use tensor::{Compute, DType, Device, Tensor};
+
+/// Attention computes in halves, cuBLASLt may: the slack is for them.
+fn gpu() -> Option<Place> {
+    let device = Device::Cuda(0).available().map_err(testkit::skip_without_gpu).ok()?;
+    Some(Place { compute: Compute::on(device).unwrap(), slack: 200.0 })
+}
+
+common::suite!(gpu);
 
 #[test]
 fn tensors_travel_to_the_device_and_back() {
