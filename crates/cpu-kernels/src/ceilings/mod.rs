@@ -40,13 +40,13 @@ mod tests {
         let pool = ThreadPool::new(2);
         for isa in Isa::supported() {
             assert!(Unit::F32.is_available(isa));
+            let plain = Unit::F32.sample(&pool, isa, SHORT).unwrap();
             for &unit in Unit::ALL {
                 let rate = unit.sample(&pool, isa, SHORT);
                 assert_eq!(rate.is_some(), unit.is_available(isa), "{unit} with {isa}");
-                assert!(
-                    rate.is_none_or(|r| (1e8..1e15).contains(&r)),
-                    "{unit} with {isa}: {rate:?}"
-                );
+                // A tile's instruction does 32 times the operations of a vector's, in sixteen times as long.
+                let plausible = rate.is_none_or(|r| (1e8..100.0 * plain).contains(&r));
+                assert!(plausible, "{unit} with {isa}: {rate:?}, {plain} in f32");
             }
         }
     }

@@ -232,13 +232,20 @@ mod x86 {
         const SUMS: usize = 8;
         let (a, b) = (_mm256_set1_epi8(black_box(3)), _mm256_set1_epi8(black_box(-1)));
         let ones = _mm256_set1_epi16(1);
-        let mut acc = [_mm256_setzero_si256(); SUMS / 2];
+        let (mut pairs, mut acc) = ([b; SUMS], [b; SUMS / 2]);
         for _ in 0..rounds {
-            let mut pairs = [b; SUMS];
             for _ in 0..IN_16_BITS {
                 for x in &mut pairs {
-                    // The sum is a factor too, or the product would be hoisted.
-                    *x = _mm256_add_epi16(*x, _mm256_maddubs_epi16(a, *x));
+                    // SAFETY: nothing but these registers. The compiler would see that all products are the same.
+                    unsafe {
+                        asm!(
+                            "vpmaddubsw {t}, {a}, {b}",
+                            "vpaddw {x}, {x}, {t}",
+                            x = inout(ymm_reg) *x, t = out(ymm_reg) _,
+                            a = in(ymm_reg) a, b = in(ymm_reg) b,
+                            options(nomem, nostack, preserves_flags),
+                        );
+                    }
                 }
             }
             for (i, pairs) in pairs.into_iter().enumerate() {
