@@ -2,10 +2,9 @@
 
 mod common;
 
-use common::{Place, attend, chain, close, matrix, product};
+use common::{Attended, Place, close, matrix, product};
 use proptest::prelude::*;
-use tensor::kv::{ContiguousKvCache, KvCache, KvError, KvLayout, SeqId};
-use tensor::{Activations, AttentionAlgorithm, AttentionSpec, Compute, DType, Tensor};
+use tensor::{Activations, AttentionAlgorithm, Compute, DType};
 
 fn processor() -> Option<Place> {
     Some(Place { compute: Compute::cpu(), slack: 1.0 })
@@ -18,13 +17,7 @@ proptest! {
 
     #[test]
     fn linear_is_the_product(m in 1usize..20, n in 1usize..40, k in 1usize..300, seed: u32) {
-        let (x, w, b) = (matrix(m, k, seed), matrix(n, k, seed ^ 1), matrix(1, n, seed ^ 2));
-        let y = Compute::cpu().linear(&x, &w, Some(&b)).unwrap();
-        let mut want = product(x.as_f32().unwrap(), w.as_f32().unwrap(), k);
-        for row in want.chunks_mut(n) {
-            row.iter_mut().zip(b.as_f32().unwrap()).for_each(|(y, b)| *y += f64::from(*b));
-        }
-        close(y.as_f32().unwrap(), &want, 1e-5);
+        common::linear_of(&processor().unwrap(), [m, n, k], seed);
     }
 
     #[test]
@@ -62,60 +55,15 @@ proptest! {
 }
 
 #[test]
-fn attention_follows_its_formula_for_every_kind_of_cache() {
-    let n = 150;
-    for (heads, kv_heads, dim, window, softcap) in [
-        (4, 2, 32, None, None),
-        (6, 2, 24, Some(20), None),
-        (2, 2, 64, None, Some(5.0)),
-        (3, 1, 8, Some(70), Some(2.0)),
-    ] {
-        let spec = AttentionSpec {
-            n_heads: heads,
-            n_kv_heads: kv_heads,
-            head_dim: dim,
-            scale: 0.7,
-            softcap,
-            window,
-        };
-        let (q, k, v) =
-            (matrix(n, heads * dim, 1), matrix(n, kv_heads * dim, 2), matrix(n, kv_heads * dim, 3));
-        for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8_0] {
-            let layout = KvLayout { layers: 1, n_kv_heads: kv_heads, head_dim: dim, dtype };
-            if layout.check() == Err(KvError::PartialBlock { dtype, head_dim: dim }) {
-                assert!(!dim.is_multiple_of(32));
-                continue;
-            }
-            // Over Q8_0 keys the query is rounded to int8 as well.
-            let tolerance = if dtype == DType::Q8_0 { 1e-2 } else { 2e-5 };
-            let mut cache = ContiguousKvCache::new(layout.clone(), n).unwrap();
-            let seq = SeqId(7);
-            cache.reserve(seq, n).unwrap();
-            cache.write(0, seq, 0, k.as_f32().unwrap(), v.as_f32().unwrap()).unwrap();
-            let stored = |t: &Tensor| -> Vec<f64> {
-                let mut bytes = vec![0; n * layout.slot_bytes()];
-                layout.store(t.as_f32().unwrap(), &mut bytes).unwrap();
-                let mut decoded = vec![0.0; n * layout.width()];
-                blocks::decode(dtype, &bytes, &mut decoded).unwrap();
-                decoded.into_iter().map(f64::from).collect()
-            };
-            let (ks, vs) = (stored(&k), stored(&v));
-            let all = Compute::cpu().attention(&q, &spec, &cache, 0, &chain(seq, 0..n)).unwrap();
-            for i in [0, 1, 63, 64, 65, n - 1] {
-                let width = kv_heads * dim;
-                let row = &q.as_f32().unwrap()[i * heads * dim..(i + 1) * heads * dim];
-                let want = attend(row, &ks[..(i + 1) * width], &vs[..(i + 1) * width], &spec);
-                let got = all.slice_rows(i..i + 1).unwrap();
-                close(got.as_f32().unwrap(), &want, tolerance);
-                let naive = Compute::cpu().with_attention(AttentionAlgorithm::Naive);
-                let (q, row) = (q.slice_rows(i..i + 1).unwrap(), &chain(seq, i..i + 1));
-                let simple = naive.attention(&q, &spec, &cache, 0, row).unwrap();
-                close(simple.as_f32().unwrap(), &want, 2e-5);
-                // Alone, the same bits.
-                let alone = Compute::cpu().with_threads(3);
-                let one = alone.attention(&q, &spec, &cache, 0, row);
-                assert_eq!(one.unwrap().as_f32().unwrap(), got.as_f32().unwrap());
-            }
-        }
-    }
+fn naive_attention_agrees_and_a_row_alone_has_the_same_bits() {
+    common::over_caches(
+        &processor().unwrap(),
+        &mut |Attended { spec, cache, q, row, want, got }| {
+            let naive = Compute::cpu().with_attention(AttentionAlgorithm::Naive);
+            let simple = naive.attention(&q, spec, cache, 0, row).unwrap();
+            close(simple.as_f32().unwrap(), &want, 2e-5);
+            let alone = Compute::cpu().with_threads(3).attention(&q, spec, cache, 0, row).unwrap();
+            assert_eq!(alone.as_f32().unwrap(), got);
+        },
+    );
 }

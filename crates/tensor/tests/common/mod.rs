@@ -1,7 +1,7 @@
 //! What every device has to pass: operations against plain f64 formulas, at shapes that fill nothing evenly.
 #![allow(dead_code)]
 
-use tensor::kv::{KvCache, KvLayout, SeqId, SlotKvCache};
+use tensor::kv::{ContiguousKvCache, KvCache, KvError, KvLayout, SeqId, SlotKvCache, Span};
 use tensor::{
     Activation, AttentionRow, AttentionSpec, Compute, DType, Device, Rope, RopeLayout, Tensor,
 };
@@ -117,15 +117,19 @@ pub(crate) fn chain(seq: SeqId, upto: std::ops::Range<usize>) -> Vec<AttentionRo
 
 pub(crate) fn linear(at: &Place) {
     for (m, n, k) in [(1, 1, 1), (1, 39, 299), (3, 17, 64), (8, 5, 300), (19, 33, 130)] {
-        let (x, w, b) = (matrix(m, k, 1), matrix(n, k, 2), matrix(1, n, 3));
-        let (x_there, w_there, b_there) = (at.there(&x), at.there(&w), at.there(&b));
-        let y = at.compute.linear(&x_there, &w_there, Some(&b_there)).unwrap();
-        let mut want = product(&here(&x), &here(&w), k);
-        for row in want.chunks_mut(n) {
-            row.iter_mut().zip(here(&b)).for_each(|(y, b)| *y += f64::from(b));
-        }
-        at.close(&y, &want, 1e-5);
+        linear_of(at, [m, n, k], 1);
     }
+}
+
+/// `[m, k]` times the transpose of `[n, k]`, with a bias.
+pub(crate) fn linear_of(at: &Place, [m, n, k]: [usize; 3], seed: u32) {
+    let (x, w, b) = (matrix(m, k, seed), matrix(n, k, seed ^ 1), matrix(1, n, seed ^ 2));
+    let y = at.compute.linear(&at.there(&x), &at.there(&w), Some(&at.there(&b))).unwrap();
+    let mut want = product(&here(&x), &here(&w), k);
+    for row in want.chunks_mut(n) {
+        row.iter_mut().zip(here(&b)).for_each(|(y, b)| *y += f64::from(b));
+    }
+    at.close(&y, &want, 1e-5);
 }
 
 /// Activations may be rounded to int8: a hundredth of what a result's terms come to.
@@ -250,20 +254,37 @@ pub(crate) fn rotary(at: &Place) {
     }
 }
 
-/// A cache there with these keys and values, written as a step writes them.
-fn cache_of(at: &Place, layout: &KvLayout, seq: SeqId, k: &Tensor, v: &Tensor) -> SlotKvCache {
+/// A cache there as models have it, with these keys and values, written as a step writes them.
+fn cache_of(at: &Place, layout: &KvLayout, seq: SeqId, k: &Tensor, v: &Tensor) -> Box<dyn KvCache> {
     let n = k.rows();
-    let mut cache = SlotKvCache::new(layout.clone(), n, at.compute.device()).unwrap();
+    let mut cache: Box<dyn KvCache> = match at.compute.device() {
+        Device::Cpu => Box::new(ContiguousKvCache::new(layout.clone(), n).unwrap()),
+        device => Box::new(SlotKvCache::new(layout.clone(), n, device).unwrap()),
+    };
     cache.reserve(seq, n).unwrap();
     let q = at.matrix(n, layout.head_dim, 9);
-    let spans = [tensor::kv::Span { rows: 0..n, seq, slot: 0 }];
+    let spans = [Span { rows: 0..n, seq, slot: 0 }];
     let qkv = [q, at.there(k), at.there(v)];
-    at.compute.turn_and_store(qkv, None, &mut cache, 0, &spans).unwrap();
+    at.compute.turn_and_store(qkv, None, &mut *cache, 0, &spans).unwrap();
     cache
 }
 
-pub(crate) fn attention_over_caches(at: &Place) {
-    let n = 150;
+/// A row of queries in a prompt, and what attention gives for it.
+pub(crate) struct Attended<'a> {
+    pub(crate) spec: &'a AttentionSpec,
+    pub(crate) cache: &'a dyn KvCache,
+    /// Alone, there.
+    pub(crate) q: Tensor,
+    pub(crate) row: &'a [AttentionRow],
+    /// By the formula.
+    pub(crate) want: Vec<f64>,
+    /// Of the row among all of the prompt.
+    pub(crate) got: &'a [f32],
+}
+
+/// Shows rows of prompts over every kind of cache.
+pub(crate) fn over_caches(at: &Place, check: &mut dyn FnMut(Attended<'_>)) {
+    let (n, seq) = (150, SeqId(7));
     for (heads, kv_heads, dim, window, softcap) in [
         (4, 2, 32, None, None),
         (6, 2, 24, Some(20), None),
@@ -278,39 +299,39 @@ pub(crate) fn attention_over_caches(at: &Place) {
             softcap,
             window,
         };
-        let (q, k, v) =
-            (matrix(n, heads * dim, 1), matrix(n, kv_heads * dim, 2), matrix(n, kv_heads * dim, 3));
+        let (width, kv_width) = (heads * dim, kv_heads * dim);
+        let (q, k, v) = (matrix(n, width, 1), matrix(n, kv_width, 2), matrix(n, kv_width, 3));
         for dtype in [DType::F32, DType::F16, DType::BF16, DType::Q8_0] {
             let layout = KvLayout { layers: 1, n_kv_heads: kv_heads, head_dim: dim, dtype };
-            if layout.check().is_err() {
-                assert!(dtype == DType::Q8_0 && !dim.is_multiple_of(32));
+            if layout.check() == Err(KvError::PartialBlock { dtype, head_dim: dim }) {
+                assert!(!dim.is_multiple_of(32));
                 continue;
             }
-            let seq = SeqId(7);
-            let cache = cache_of(at, &layout, seq, &k, &v);
+            let cache = &*cache_of(at, &layout, seq, &k, &v);
             let stored = |t: &Tensor| f64s(&t.to_dtype(dtype).unwrap().to_f32().unwrap());
             let (ks, vs) = (stored(&k), stored(&v));
-            let q_there = at.there(&q);
-            let all = at.compute.attention(&q_there, &spec, &cache, 0, &chain(seq, 0..n)).unwrap();
-            let all = here(&all);
+            let rows = chain(seq, 0..n);
+            let all = here(&at.compute.attention(&at.there(&q), &spec, cache, 0, &rows).unwrap());
             for i in [0, 1, 63, 64, 65, n - 1] {
-                let (width, row) = (kv_heads * dim, i * heads * dim..(i + 1) * heads * dim);
-                let want = attend(
-                    &here(&q)[row.clone()],
-                    &ks[..(i + 1) * width],
-                    &vs[..(i + 1) * width],
-                    &spec,
-                );
-                // Over Q8_0 keys the query may be rounded to int8 as well.
-                let tolerance = if dtype == DType::Q8_0 { 1e-2 } else { 2e-5 * at.slack };
-                close(&all[row], &want, tolerance);
-                let one = at.there(&q.slice_rows(i..i + 1).unwrap());
-                let one =
-                    at.compute.attention(&one, &spec, &cache, 0, &chain(seq, i..i + 1)).unwrap();
-                close(&here(&one), &want, tolerance);
+                let (seen, elements) = ((i + 1) * kv_width, i * width..(i + 1) * width);
+                let q = q.slice_rows(i..i + 1).unwrap();
+                let want = attend(&here(&q), &ks[..seen], &vs[..seen], &spec);
+                let (row, got) = (&rows[i..i + 1], &all[elements]);
+                check(Attended { spec: &spec, cache, q: at.there(&q), row, want, got });
             }
         }
     }
+}
+
+pub(crate) fn attention_over_caches(at: &Place) {
+    over_caches(at, &mut |Attended { spec, cache, q, row, want, got }| {
+        // Over Q8_0 keys the query may be rounded to int8 as well.
+        let rounded = cache.layout().dtype == DType::Q8_0;
+        let tolerance = if rounded { 1e-2 } else { 2e-5 * at.slack };
+        close(got, &want, tolerance);
+        let alone = at.compute.attention(&q, spec, cache, 0, row).unwrap();
+        close(&here(&alone), &want, tolerance);
+    });
 }
 
 pub(crate) fn a_branch(at: &Place) {
@@ -334,9 +355,9 @@ pub(crate) fn a_branch(at: &Place) {
     };
     let tree = filled(&[0, 1, 2, 3, 4, 5]);
     let row = AttentionRow { seq, prefix: 2, branch: vec![3, 5] };
-    let branched = at.compute.attention(&q, &spec, &tree, 0, &[row]).unwrap();
+    let branched = at.compute.attention(&q, &spec, &*tree, 0, &[row]).unwrap();
     let line = filled(&[0, 1, 3, 5]);
-    let line = at.compute.attention(&q, &spec, &line, 0, &chain(seq, 3..4)).unwrap();
+    let line = at.compute.attention(&q, &spec, &*line, 0, &chain(seq, 3..4)).unwrap();
     close(&here(&branched), &f64s(&line), 1e-6);
 }
 
