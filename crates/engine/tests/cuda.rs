@@ -6,7 +6,7 @@
 mod common;
 
 use common::{Outcome, bard, blocks, greedy, idle, open_on, run, run_all};
-use engine::{Engine, GenerationRequest, Search};
+use engine::{Engine, GenerationError, GenerationRequest, Search};
 use model::{Batch, Outputs};
 use sampling::{Sampler, SamplingParams};
 use tensor::kv::SeqId;
@@ -51,6 +51,40 @@ async fn drawing_on_the_device_changes_no_token() {
     let outcomes: Vec<Outcome> = run_all(&engine, mixed).await;
     assert!(outcomes.iter().all(|o| o.failed.is_none()), "{outcomes:?}");
     idle(&engine).await;
+}
+
+/// Memory that a step lacks ends the request that needs it, and no other. The emulator's second GPU has little.
+#[tokio::test]
+async fn a_prompt_too_long_for_the_memory_left_fails_alone() {
+    let little = Device::Cuda(1);
+    if gpu().is_none() || little.available_memory().is_none_or(|free| free > 10 << 20) {
+        println!("skipped: cuda:1 is not a GPU with little memory");
+        return;
+    }
+    let draft = testkit::workspace().join("assets/bard-draft-f16.gguf");
+    let (model, tokenizer) = open_on(draft, Compute::on(little).unwrap());
+    // The cache takes what is there, but for what steps of few rows need.
+    let slot = model.new_cache(DType::F16, 16).unwrap().layout().bytes_per_token();
+    let spare = 512 << 10;
+    let free = little.available_memory().unwrap() as usize;
+    let config = blocks(((free - spare) / (16 * slot)) as u32, 16);
+    let engine = Engine::start("draft", model, tokenizer, config).unwrap();
+    let short = greedy(&engine, "ROMEO:\nO", 4);
+    let alone = run(&engine, short.clone()).await;
+    assert_eq!(alone.tokens()[0].len(), 4, "{alone:?}");
+
+    let mut long = short.clone();
+    long.prompt = (0..400).map(|i| 10 + i % 200).collect();
+    for _ in 0..2 {
+        let outcomes = run_all(&engine, vec![short.clone(), long.clone(), short.clone()]).await;
+        let Some(GenerationError::Model(reason)) = &outcomes[1].failed else {
+            panic!("{outcomes:?}")
+        };
+        assert!(reason.contains("needed") && reason.contains("free"), "{reason}");
+        assert_eq!([outcomes[0].tokens(), outcomes[2].tokens()], [alone.tokens(), alone.tokens()]);
+        idle(&engine).await;
+    }
+    assert_eq!(run(&engine, short).await.tokens(), alone.tokens());
 }
 
 #[test]

@@ -5,7 +5,8 @@ use super::activations::ActivationBlock;
 use super::sweep::add_block;
 use super::{CHUNK_LINES, Format, Int8Group, Int8Piece, SPAN, Scales, sums};
 use crate::matmul::{Job, Layout, Scratch, Source};
-use crate::simd::{CACHE_LINE, LANES, Simd, Sixteen, Stream, prefetch};
+use crate::simd::{CACHE_LINE, LANES, Op, Simd, Sixteen, Stream, prefetch};
+use std::marker::PhantomData;
 
 /// Rows of a piece: where the next one begins is a guess.
 pub(super) const ROWS: usize = 256;
@@ -16,25 +17,36 @@ pub(super) fn fits<F: Format>(job: &Job<'_>) -> bool {
     F::DIRECT && job.source.layout == Layout::Interleaved && job.m == 1
 }
 
-/// The same sums in the same order as a sweep over unpacked groups.
-#[inline(always)]
-pub(super) fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
-    let Int8Piece { job, piece, out, .. } = work;
-    assert_eq!(piece.acts.len(), 1);
-    let mut own = Scratch::take();
-    let scratch = &mut *own;
-    let n_groups = piece.rows.len().div_ceil(LANES);
-    let sums = scratch.sums.zeroed(n_groups);
-    let mut g = 0;
-    while g < n_groups {
-        let (groups, sums) = (&mut scratch.int8[..], &mut sums[g..]);
-        g += match n_groups - g {
-            4.. => side_by_side::<S, F, 4>(s, work, g, groups, sums),
-            _ => side_by_side::<S, F, 1>(s, work, g, groups, sums),
-        };
+/// A piece that [fits]: the same sums in the same order as a sweep over unpacked groups.
+pub(super) struct Direct<'a, F> {
+    pub(super) work: Int8Piece<'a>,
+    pub(super) format: PhantomData<F>,
+}
+
+impl<F: Format> Op for Direct<'_, F> {
+    type Output = ();
+    const DOTS: bool = true;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Direct { work, .. } = &self;
+        let Int8Piece { job, piece, out, .. } = work;
+        assert_eq!(piece.acts.len(), 1);
+        let mut own = Scratch::take();
+        let scratch = &mut *own;
+        let n_groups = piece.rows.len().div_ceil(LANES);
+        let sums = scratch.sums.zeroed(n_groups);
+        let mut g = 0;
+        while g < n_groups {
+            let (groups, sums) = (&mut scratch.int8[..], &mut sums[g..]);
+            g += match n_groups - g {
+                4.. => side_by_side::<S, F, 4>(s, work, g, groups, sums),
+                _ => side_by_side::<S, F, 1>(s, work, g, groups, sums),
+            };
+        }
+        job.store_groups(s, piece, sums, 1, out);
+        own.give_back();
     }
-    job.store_groups(s, piece, sums, 1, out);
-    own.give_back();
 }
 
 /// `G` groups from `first` on take turns, 64 of k each: several streams of memory keep more requests
@@ -43,7 +55,7 @@ pub(super) fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
 #[inline(always)]
 fn side_by_side<S: Simd, F: Format, const G: usize>(
     s: S,
-    work: &Int8Piece<'_, F>,
+    work: &Int8Piece<'_>,
     first: usize,
     groups: &mut [Int8Group],
     sums: &mut [[f32; LANES]],

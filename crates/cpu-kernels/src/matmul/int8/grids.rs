@@ -162,6 +162,7 @@ pub(super) struct Iq2Xxs;
 
 impl Format for Iq2Xxs {
     const DTYPE: DType = DType::IQ2_XXS;
+    type Sums = Self;
     const SUB: usize = 32;
     const OFFSET: i32 = SIGNED;
     const LARGEST: i32 = 127;
@@ -198,6 +199,7 @@ pub(super) struct Iq2Xs;
 
 impl Format for Iq2Xs {
     const DTYPE: DType = DType::IQ2_XS;
+    type Sums = Self;
     const SUB: usize = 16;
     const OFFSET: i32 = SIGNED;
     const LARGEST: i32 = 127;
@@ -242,6 +244,7 @@ pub(super) struct Iq2S;
 
 impl Format for Iq2S {
     const DTYPE: DType = DType::IQ2_S;
+    type Sums = Iq2Xs;
     const SUB: usize = 16;
     const OFFSET: i32 = SIGNED;
     const LARGEST: i32 = 127;
@@ -266,6 +269,7 @@ pub(super) struct Iq3Xxs;
 
 impl Format for Iq3Xxs {
     const DTYPE: DType = DType::IQ3_XXS;
+    type Sums = Iq2Xxs;
     const SUB: usize = 32;
     const OFFSET: i32 = SIGNED;
     const LARGEST: i32 = 127;
@@ -293,6 +297,7 @@ pub(super) struct Iq3S;
 
 impl Format for Iq3S {
     const DTYPE: DType = DType::IQ3_S;
+    type Sums = Iq2Xxs;
     const SUB: usize = 32;
     const OFFSET: i32 = SIGNED;
     const LARGEST: i32 = 127;
@@ -337,6 +342,7 @@ pub(super) struct Iq1S;
 
 impl Format for Iq1S {
     const DTYPE: DType = DType::IQ1_S;
+    type Sums = super::k_quants::Tq2_0;
     const SUB: usize = 32;
     const OFFSET: i32 = SHIFTED;
     const LARGEST: i32 = 18;
@@ -367,6 +373,7 @@ pub(super) struct Iq1M;
 
 impl Format for Iq1M {
     const DTYPE: DType = DType::IQ1_M;
+    type Sums = super::k_quants::Q6K;
     const SUB: usize = 16;
     const OFFSET: i32 = SHIFTED;
     const LARGEST: i32 = 18;

@@ -2,7 +2,7 @@
 
 use super::nibbles::{joined, low_and_high};
 use super::{CHUNK_LINES, Format, Int8Group, Scales};
-use crate::simd::{Simd, Sixteen, Tile};
+use crate::simd::{Simd, Sixteen};
 use blocks::DType;
 
 /// f16 scale and minimum, eight scales and mins of 6 bits in 12 bytes, nibbles.
@@ -10,6 +10,7 @@ pub(super) struct Q4K;
 
 impl Format for Q4K {
     const DTYPE: DType = DType::Q4_K;
+    type Sums = Self;
     const SMALL: bool = true;
     const SUB: usize = 32;
     const OFFSET: i32 = 0;
@@ -47,6 +48,7 @@ pub(super) struct Q5K;
 
 impl Format for Q5K {
     const DTYPE: DType = DType::Q5_K;
+    type Sums = Self;
     const SMALL: bool = true;
     const SUB: usize = 32;
     const OFFSET: i32 = 0;
@@ -126,6 +128,7 @@ pub(super) struct Q6K;
 
 impl Format for Q6K {
     const DTYPE: DType = DType::Q6_K;
+    type Sums = Self;
     const SUB: usize = 16;
     const OFFSET: i32 = 32;
     const LARGEST: i32 = 63;
@@ -138,9 +141,8 @@ impl Format for Q6K {
     fn scales<S: Simd, T: Sixteen>(s: S, tile: T, group: &mut Int8Group) {
         s.store_f(s.f16_pair(tile.load_1(s, 206))[1], &mut group.d[0]);
         let scales = tile.load_4(s, 192);
-        for sub in 0..16 {
-            let up = s.shl(scales[sub / 4], 24 - (sub % 4 * 8) as u32);
-            s.store_i(s.sar(up, 24), &mut group.scales[sub]);
+        for quad in 0..4 {
+            store_signed_bytes(s, scales[quad], group, quad);
         }
     }
 
@@ -152,6 +154,15 @@ impl Format for Q6K {
         let (low, high, shift) = (c / 2 * 64, 128 + c / 2 * 32, (c % 2 * 4) as u32);
         let first = six_bits(s, tile, [low, low + 32], high, shift);
         in_order::<S>(first, six_bits(s, tile, [low + 16, low + 48], high + 16, shift))
+    }
+}
+
+/// Four signed bytes a lane as the scales of sub-blocks `4 * quad..4 * quad + 4`.
+#[inline(always)]
+fn store_signed_bytes<S: Simd>(s: S, bytes: S::I, group: &mut Int8Group, quad: usize) {
+    for i in 0..4 {
+        let up = s.shl(bytes, 24 - 8 * i as u32);
+        s.store_i(s.sar(up, 24), &mut group.scales[4 * quad + i]);
     }
 }
 
@@ -181,6 +192,7 @@ pub(super) struct Q2K;
 
 impl Format for Q2K {
     const DTYPE: DType = DType::Q2_K;
+    type Sums = Self;
     const SMALL: bool = true;
     const SUB: usize = 16;
     const OFFSET: i32 = 0;
@@ -188,8 +200,10 @@ impl Format for Q2K {
     const MIN: bool = true;
     const SCALES: Scales = Scales::Integer;
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+    fn scales<S: Simd, T: Sixteen>(s: S, tile: T, group: &mut Int8Group) {
         factors(s, tile.load_1(s, 80), group);
         let bytes = tile.load_4(s, 0);
         let four = s.splat_i(15);
@@ -202,18 +216,28 @@ impl Format for Q2K {
             s.store_i(pairs[0], &mut group.mins[2 * quad]);
             s.store_i(pairs[1], &mut group.mins[2 * quad + 1]);
         }
-        let two = s.splat_i(0x0303_0303);
-        for part in 0..4 {
-            let lines = tile.load_4(s, 16 + 16 * part);
-            let at = part / 2 * 32 + part % 2 * 4;
-            for q in 0..4 {
-                for i in 0..4 {
-                    let v = s.and(s.shr(lines[i], 2 * q as u32), two);
-                    s.store_i(v, &mut group.lines[at + 8 * q + i]);
-                }
-            }
-        }
     }
+
+    #[inline(always)]
+    fn chunk<S: Simd, T: Sixteen>(s: S, tile: T, c: usize) -> [S::I; CHUNK_LINES] {
+        two_bits(s, tile, 16, c)
+    }
+}
+
+/// Lines of 64 elements from `64 * c` on, of two bits each in 64 bytes at `at`: 128 elements have 32 bytes, bits 2q of
+/// byte l belong to element 32q + l.
+#[inline(always)]
+fn two_bits<S: Simd, T: Sixteen>(s: S, tile: T, at: usize, c: usize) -> [S::I; CHUNK_LINES] {
+    let (two, at, shift) = (s.splat_i(0x0303_0303), at + c / 2 * 32, (c % 2 * 4) as u32);
+    let (a, b) = (tile.load_4(s, at), tile.load_4(s, at + 16));
+    let mut out = [two; CHUNK_LINES];
+    for i in 0..4 {
+        out[i] = s.and(s.shr(a[i], shift), two);
+        out[4 + i] = s.and(s.shr(b[i], shift), two);
+        out[8 + i] = s.and(s.shr(a[i], shift + 2), two);
+        out[12 + i] = s.and(s.shr(b[i], shift + 2), two);
+    }
+    out
 }
 
 /// 32 bytes of third bits, 64 bytes of 2 bits, 16 scales of 6 bits minus 32 in 12 bytes, f16
@@ -222,43 +246,43 @@ pub(super) struct Q3K;
 
 impl Format for Q3K {
     const DTYPE: DType = DType::Q3_K;
+    type Sums = Q6K;
     const SUB: usize = 16;
     const OFFSET: i32 = 4;
     const LARGEST: i32 = 7;
     const MIN: bool = false;
     const SCALES: Scales = Scales::Integer;
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+    fn scales<S: Simd, T: Sixteen>(s: S, tile: T, group: &mut Int8Group) {
         s.store_f(s.f16_pair(tile.load_1(s, 106))[1], &mut group.d[0]);
-        let low = [tile.load_1(s, 96), tile.load_1(s, 100)];
-        let high = tile.load_1(s, 104);
-        for sub in 0..16 {
-            // Nibble sub / 8 of byte sub % 8, and bits 2 * (sub / 4) of byte 8 + sub % 4.
-            let shift = sub % 4 * 8;
-            let nibble = s.shr(low[sub / 4 % 2], (shift + sub / 8 * 4) as u32);
-            let top = s.shr(high, (shift + sub / 4 * 2) as u32);
-            let top = s.shl(s.and(top, s.splat_i(3)), 4);
-            let scale = s.add_i(s.or(s.and(nibble, s.splat_i(15)), top), s.splat_i(-32));
-            s.store_i(scale, &mut group.scales[sub]);
+        let (low, high) = ([tile.load_1(s, 96), tile.load_1(s, 100)], tile.load_1(s, 104));
+        let (four, two) = (s.splat_i(0x0f0f_0f0f), s.splat_i(0x0303_0303));
+        for quad in 0..4 {
+            // Of sub-block `sub`: nibble sub / 8 of byte sub % 8, and bits 2 * (sub / 4) of byte 8 + sub % 4.
+            let nibbles = s.and(s.shr(low[quad % 2], (quad / 2 * 4) as u32), four);
+            let top = s.shl(s.and(s.shr(high, 2 * quad as u32), two), 4);
+            let scales = s.sub_bytes(s.or(nibbles, top), s.splat_i(0x2020_2020));
+            store_signed_bytes(s, scales, group, quad);
         }
-        let two = s.splat_i(0x0303_0303);
-        let one = s.splat_i(0x0101_0101);
-        for l in 0..2 {
-            let third = tile.load_4(s, 16 * l);
-            for half in 0..2 {
-                let lines = tile.load_4(s, 32 + 32 * half + 16 * l);
-                let at = half * 32 + l * 4;
-                for q in 0..4 {
-                    for i in 0..4 {
-                        let v = s.and(s.shr(lines[i], 2 * q as u32), two);
-                        let bit = s.and(s.shr(third[i], (4 * half + q) as u32), one);
-                        let v = s.or(v, s.shl(bit, 2));
-                        s.store_i(v, &mut group.lines[at + 8 * q + i]);
-                    }
-                }
-            }
+    }
+
+    #[inline(always)]
+    fn chunk<S: Simd, T: Sixteen>(s: S, tile: T, c: usize) -> [S::I; CHUNK_LINES] {
+        // Bit `s` of byte l of the 32 belongs to element 32s + l.
+        let mut out = two_bits(s, tile, 32, c);
+        let (four, up) = (s.splat_i(0x0404_0404), 2 * c as u32);
+        let (a, b) = (tile.load_4(s, 0), tile.load_4(s, 16));
+        for i in 0..4 {
+            let (a, b) = (s.shl(s.shr(a[i], up), 1), s.shl(s.shr(b[i], up), 1));
+            out[i] = s.or(out[i], s.and(s.shl(a, 1), four));
+            out[4 + i] = s.or(out[4 + i], s.and(s.shl(b, 1), four));
+            out[8 + i] = s.or(out[8 + i], s.and(a, four));
+            out[12 + i] = s.or(out[12 + i], s.and(b, four));
         }
+        out
     }
 }
 
@@ -267,28 +291,25 @@ pub(super) struct Tq2_0;
 
 impl Format for Tq2_0 {
     const DTYPE: DType = DType::TQ2_0;
+    type Sums = Self;
     const SUB: usize = 32;
     const OFFSET: i32 = 1;
     const LARGEST: i32 = 3;
     const MIN: bool = false;
     const SCALES: Scales = Scales::Integer;
 
+    const DIRECT: bool = true;
+
     #[inline(always)]
-    fn unpack<S: Simd>(s: S, tile: Tile<'_>, group: &mut Int8Group) {
+    fn scales<S: Simd, T: Sixteen>(s: S, tile: T, group: &mut Int8Group) {
         s.store_f(s.f16_pair(tile.load_1(s, 62))[1], &mut group.d[0]);
         for sub in 0..8 {
             s.store_i(s.splat_i(1), &mut group.scales[sub]);
         }
-        let two = s.splat_i(0x0303_0303);
-        for part in 0..4 {
-            let lines = tile.load_4(s, 16 * part);
-            let at = part / 2 * 32 + part % 2 * 4;
-            for q in 0..4 {
-                for i in 0..4 {
-                    let v = s.and(s.shr(lines[i], 2 * q as u32), two);
-                    s.store_i(v, &mut group.lines[at + 8 * q + i]);
-                }
-            }
-        }
+    }
+
+    #[inline(always)]
+    fn chunk<S: Simd, T: Sixteen>(s: S, tile: T, c: usize) -> [S::I; CHUNK_LINES] {
+        two_bits(s, tile, 0, c)
     }
 }

@@ -9,6 +9,7 @@ pub(super) struct Q1_0;
 
 impl Format for Q1_0 {
     const DTYPE: DType = DType::Q1_0;
+    type Sums = super::nibbles::Q4_0;
     const SUB: usize = 32;
     const OFFSET: i32 = 1;
     const LARGEST: i32 = 2;
@@ -39,6 +40,7 @@ pub(super) struct Q2_0;
 
 impl Format for Q2_0 {
     const DTYPE: DType = DType::Q2_0;
+    type Sums = super::nibbles::Q4_0;
     const SUB: usize = 32;
     const OFFSET: i32 = 1;
     const LARGEST: i32 = 3;

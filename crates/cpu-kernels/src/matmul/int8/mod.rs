@@ -25,13 +25,14 @@ pub(crate) mod tiles;
 
 use super::run::Limits;
 use super::{DisjointMut, Job, PANEL_GROUPS, Piece, Scratch};
-#[cfg(target_arch = "x86_64")]
 use crate::Isa;
 #[cfg(target_arch = "x86_64")]
 use crate::simd::dispatch_tiles;
 use crate::simd::{LANES, Line, Op, Simd, Sixteen, Tile, dispatch};
+use activations::ActivationBlock;
 pub(super) use activations::{Quantized, Rounding};
 use blocks::DType;
+use direct::Direct;
 pub(super) use grids::looks_up_rows;
 use std::marker::PhantomData;
 
@@ -75,6 +76,8 @@ enum Scales {
 /// A block type with an integer kernel.
 trait Format {
     const DTYPE: DType;
+    /// Itself, or the format [like](sums::alike) it whose code forms its sums as well.
+    type Sums: Format;
     /// k of a sub-block: 32 or 16.
     const SUB: usize;
     /// What is taken from the unsigned bytes.
@@ -143,6 +146,8 @@ pub(super) struct Kernel {
 }
 
 type PieceFn = fn(&Job<'_>, &Quantized, Piece, &DisjointMut<'_, f32>);
+type UnpackFn = fn(Isa, Tile<'_>, &mut Int8Group);
+type SweepFn = fn(Isa, &[Int8Group], usize, &[ActivationBlock], &mut [[f32; LANES]]);
 
 impl Kernel {
     /// That of a type, if it has one.
@@ -183,14 +188,18 @@ impl Kernel {
         Kernel {
             rounding: Rounding::of::<F>(),
             piece: |job, acts, piece, out| {
-                dispatch(job.isa, Int8Piece { job, acts, piece, out, format: PhantomData::<F> });
+                let work = Int8Piece { job, acts, piece, out };
+                match direct::fits::<F>(job) {
+                    true => dispatch(job.isa, Direct { work, format: PhantomData::<F> }),
+                    false => work.by_panels(unpack::<F>, sweep::sweep::<F>),
+                }
             },
             direct: direct::fits::<F>,
             #[cfg(target_arch = "x86_64")]
             tiled: match tiles::fit::<F>() {
                 true => Some(|job, acts, piece, out| {
-                    let format = PhantomData::<F>;
-                    dispatch_tiles(tiles::TiledPiece(Int8Piece { job, acts, piece, out, format }));
+                    let work = Int8Piece { job, acts, piece, out };
+                    dispatch_tiles(tiles::TiledPiece { work, format: PhantomData::<F> });
                 }),
                 false => None,
             },
@@ -237,42 +246,54 @@ const TILED: usize = 8;
 /// few enough that one span of them stays in the second-level cache.
 const MAX_ACTS: usize = 512;
 
-struct Int8Piece<'a, F> {
+/// What one thread computes of a product.
+struct Int8Piece<'a> {
     job: &'a Job<'a>,
     acts: &'a Quantized,
     piece: Piece,
     out: &'a DisjointMut<'a, f32>,
-    format: PhantomData<F>,
 }
 
-impl<F: Format> Op for Int8Piece<'_, F> {
-    type Output = ();
-    const DOTS: bool = true;
-
-    #[inline(always)]
-    fn run<S: Simd>(self, s: S) {
-        if direct::fits::<F>(self.job) {
-            return direct::run(s, &self);
-        }
-        let Int8Piece { job, acts, piece, out, .. } = self;
+impl Int8Piece<'_> {
+    /// Unpacks 256 of k of all rows at a time, and multiplies them with all activations. Formats
+    /// lend what differs, and have the loop in common.
+    fn by_panels(self, unpack: UnpackFn, sweep: SweepFn) {
+        let Int8Piece { job, acts, piece, out } = self;
         let n_groups = piece.rows.len().div_ceil(LANES);
         let mut own = Scratch::take();
         let scratch = &mut *own;
         let sums = scratch.sums.zeroed(piece.acts.len() * PANEL_GROUPS);
         let groups = &mut scratch.int8[..n_groups];
-        let (len, size) = (F::DTYPE.block_len(), F::DTYPE.block_bytes());
+        let (len, size) = (job.dtype.block_len(), job.dtype.block_bytes());
         for (k0, acts) in (0..job.cols).step_by(SPAN).zip(acts.spans()) {
             let span = SPAN.min(job.cols - k0);
-            for (g, group) in groups.iter_mut().enumerate() {
-                let row = piece.rows.start + g * LANES;
-                let (at, bytes) = (k0 / len * size, span / len * size);
-                let tile = job.tile(&piece, row, (at, bytes), &mut scratch.pad);
-                F::unpack(s, tile, group);
+            let bytes = (k0 / len * size, span / len * size);
+            for (row, group) in piece.rows.clone().step_by(LANES).zip(&mut *groups) {
+                unpack(job.isa, job.tile(&piece, row, bytes, &mut scratch.pad), group);
             }
-            let acts = &acts[piece.acts.clone()];
-            sweep::sweep::<S, F>(s, groups, span / F::SUB, acts, sums);
+            sweep(job.isa, groups, span, &acts[piece.acts.clone()], sums);
         }
         job.store(&piece, sums, out);
         own.give_back();
+    }
+}
+
+/// Unpacks the blocks of 16 rows, up to 256 of k.
+fn unpack<F: Format>(isa: Isa, tile: Tile<'_>, group: &mut Int8Group) {
+    dispatch(isa, Unpack { tile, group, format: PhantomData::<F> });
+}
+
+struct Unpack<'a, F> {
+    tile: Tile<'a>,
+    group: &'a mut Int8Group,
+    format: PhantomData<F>,
+}
+
+impl<F: Format> Op for Unpack<'_, F> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        F::unpack(s, self.tile, self.group);
     }
 }

@@ -10,6 +10,7 @@ pub(super) struct Q4_0;
 
 impl Format for Q4_0 {
     const DTYPE: DType = DType::Q4_0;
+    type Sums = Self;
     const SUB: usize = 32;
     const OFFSET: i32 = 8;
     const LARGEST: i32 = 15;
@@ -38,6 +39,7 @@ pub(super) struct Q4_1;
 
 impl Format for Q4_1 {
     const DTYPE: DType = DType::Q4_1;
+    type Sums = Self;
     const SUB: usize = 32;
     const OFFSET: i32 = 0;
     const LARGEST: i32 = 15;
@@ -133,6 +135,7 @@ pub(super) struct Iq4Nl;
 
 impl Format for Iq4Nl {
     const DTYPE: DType = DType::IQ4_NL;
+    type Sums = super::quants32::Q8_0;
     const SUB: usize = 32;
     const OFFSET: i32 = 128;
     const LARGEST: i32 = 255;
@@ -158,6 +161,7 @@ pub(super) struct Iq4Xs;
 
 impl Format for Iq4Xs {
     const DTYPE: DType = DType::IQ4_XS;
+    type Sums = Self;
     const SUB: usize = 32;
     const OFFSET: i32 = 128;
     const LARGEST: i32 = 255;
@@ -195,6 +199,7 @@ pub(super) struct Mxfp4;
 
 impl Format for Mxfp4 {
     const DTYPE: DType = DType::MXFP4;
+    type Sums = Q4_0;
     const SUB: usize = 32;
     const OFFSET: i32 = 12;
     const LARGEST: i32 = 24;

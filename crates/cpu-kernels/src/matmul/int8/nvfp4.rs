@@ -10,6 +10,7 @@ pub(super) struct Nvfp4;
 
 impl Format for Nvfp4 {
     const DTYPE: DType = DType::NVFP4;
+    type Sums = Self;
     const SUB: usize = 16;
     const OFFSET: i32 = 12;
     const LARGEST: i32 = 24;

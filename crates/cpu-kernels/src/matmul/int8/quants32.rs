@@ -10,6 +10,7 @@ pub(super) struct Q8_0;
 
 impl Format for Q8_0 {
     const DTYPE: DType = DType::Q8_0;
+    type Sums = Self;
     const SUB: usize = 32;
     const OFFSET: i32 = 128;
     const LARGEST: i32 = 255;
@@ -50,6 +51,7 @@ pub(super) struct Q5_0;
 
 impl Format for Q5_0 {
     const DTYPE: DType = DType::Q5_0;
+    type Sums = super::nibbles::Q4_0;
     const SUB: usize = 32;
     const OFFSET: i32 = 16;
     const LARGEST: i32 = 31;
@@ -71,6 +73,7 @@ pub(super) struct Q5_1;
 
 impl Format for Q5_1 {
     const DTYPE: DType = DType::Q5_1;
+    type Sums = Self;
     const SUB: usize = 32;
     const OFFSET: i32 = 0;
     const LARGEST: i32 = 31;

@@ -26,6 +26,16 @@ pub(super) const fn lines_in_16_bits<F: Format>() -> usize {
     }
 }
 
+/// Whether sums of the two formats are formed alike, from bytes that are unpacked.
+pub(super) const fn alike<A: Format, B: Format>() -> bool {
+    A::SUB == B::SUB
+        && matches!(A::SCALES, Scales::Integer) == matches!(B::SCALES, Scales::Integer)
+        && A::MIN == B::MIN
+        && A::WIDE == B::WIDE
+        && (A::OFFSET == 0) == (B::OFFSET == 0)
+        && lines_in_16_bits::<A>() == lines_in_16_bits::<B>()
+}
+
 /// Whether this format's sums form in 16 bits here.
 pub(super) const fn by_pairs<S: Simd, F: Format>() -> bool {
     S::PAIRS && lines_in_16_bits::<F>() != 0

@@ -2,35 +2,59 @@
 
 use super::activations::ActivationBlock;
 use super::{Format, Int8Group, Scales, sums};
+use crate::Isa;
 use crate::matmul::PANEL_GROUPS;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Op, Simd, dispatch};
 use std::hint::black_box;
+use std::marker::PhantomData;
 
-/// Adds the products of `subs` sub-blocks to `sums[i * PANEL_GROUPS + g]`.
-#[inline(always)]
-pub(super) fn sweep<S: Simd, F: Format>(
-    s: S,
+/// Adds the products of `span` of k to `sums[i * PANEL_GROUPS + g]`.
+pub(super) fn sweep<F: Format>(
+    isa: Isa,
     groups: &[Int8Group],
-    subs: usize,
+    span: usize,
     acts: &[ActivationBlock],
     sums: &mut [[f32; LANES]],
 ) {
-    let mut g = 0;
-    while g < groups.len() {
-        let quad = S::MANY_REGISTERS && groups.len() - g >= 4;
-        let groups = &groups[g..];
-        let mut i = 0;
-        while i < acts.len() {
-            let (acts, sums) = (&acts[i..], &mut sums[i * PANEL_GROUPS + g..]);
-            i += match (quad, acts.len()) {
-                (true, 3..) => tile::<S, F, 4, 3>(s, groups, subs, acts, sums),
-                (true, _) => tile::<S, F, 4, 1>(s, groups, subs, acts, sums),
-                (false, 2..) if S::FEW_REGISTERS => tile::<S, F, 1, 2>(s, groups, subs, acts, sums),
-                (false, 3..) => tile::<S, F, 1, 3>(s, groups, subs, acts, sums),
-                (false, _) => tile::<S, F, 1, 1>(s, groups, subs, acts, sums),
-            };
+    const { assert!(sums::alike::<F, F::Sums>()) };
+    let subs = span / F::SUB;
+    dispatch(isa, Sweep { groups, subs, acts, sums, format: PhantomData::<F::Sums> });
+}
+
+struct Sweep<'a, F> {
+    groups: &'a [Int8Group],
+    subs: usize,
+    acts: &'a [ActivationBlock],
+    sums: &'a mut [[f32; LANES]],
+    format: PhantomData<F>,
+}
+
+impl<F: Format> Op for Sweep<'_, F> {
+    type Output = ();
+    const DOTS: bool = true;
+
+    #[inline(always)]
+    fn run<S: Simd>(self, s: S) {
+        let Sweep { groups, subs, acts, sums, .. } = self;
+        let mut g = 0;
+        while g < groups.len() {
+            let quad = S::MANY_REGISTERS && groups.len() - g >= 4;
+            let groups = &groups[g..];
+            let mut i = 0;
+            while i < acts.len() {
+                let (acts, sums) = (&acts[i..], &mut sums[i * PANEL_GROUPS + g..]);
+                i += match (quad, acts.len()) {
+                    (true, 3..) => tile::<S, F, 4, 3>(s, groups, subs, acts, sums),
+                    (true, _) => tile::<S, F, 4, 1>(s, groups, subs, acts, sums),
+                    (false, 2..) if S::FEW_REGISTERS => {
+                        tile::<S, F, 1, 2>(s, groups, subs, acts, sums)
+                    }
+                    (false, 3..) => tile::<S, F, 1, 3>(s, groups, subs, acts, sums),
+                    (false, _) => tile::<S, F, 1, 1>(s, groups, subs, acts, sums),
+                };
+            }
+            g += if quad { 4 } else { 1 };
         }
-        g += if quad { 4 } else { 1 };
     }
 }
 

@@ -11,6 +11,7 @@ pub(super) struct Tq1_0;
 
 impl Format for Tq1_0 {
     const DTYPE: DType = DType::TQ1_0;
+    type Sums = super::k_quants::Tq2_0;
     const SUB: usize = 32;
     const OFFSET: i32 = 1;
     const LARGEST: i32 = 3;

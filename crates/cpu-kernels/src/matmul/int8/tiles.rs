@@ -13,7 +13,7 @@ mod few;
 
 use super::activations::ActivationBlock;
 use super::sweep::add_block;
-use super::{Format, Int8Group, Int8Piece, SPAN, Scales};
+use super::{Format, Int8Group, Int8Piece, SPAN, Scales, unpack};
 use crate::amx::{TileConfig, tile};
 use crate::matmul::{Job, Piece, Scratch};
 use crate::simd::{LANES, Line, Op, Simd, prefetch};
@@ -57,14 +57,17 @@ pub(super) const fn fit<F: Format>() -> bool {
 }
 
 /// A piece that goes through tiles.
-pub(super) struct TiledPiece<'a, F>(pub(super) Int8Piece<'a, F>);
+pub(super) struct TiledPiece<'a, F> {
+    pub(super) work: Int8Piece<'a>,
+    pub(super) format: PhantomData<F>,
+}
 
 impl<F: Format> Op for TiledPiece<'_, F> {
     type Output = ();
 
     #[inline(always)]
     fn run<S: Simd>(self, s: S) {
-        run(s, &self.0);
+        run::<S, F>(s, &self.work);
     }
 }
 
@@ -72,9 +75,9 @@ impl<F: Format> Op for TiledPiece<'_, F> {
 /// rows is a stream of memory then, from its first byte to its last. Of many, 256 of k stay there while
 /// all groups of rows go by.
 #[inline(always)]
-fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
+fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_>) {
     assert!(S::TILES && fit::<F>());
-    let Int8Piece { job, acts, piece, out, .. } = work;
+    let Int8Piece { job, acts, piece, out } = work;
     let config = if F::SCALES == Scales::Integer { &ALL_OF_K } else { &PER_32 };
     // SAFETY: `S::TILES` and a value of `S` prove that the process may use AMX.
     let _registers = unsafe { config.load() };
@@ -106,7 +109,8 @@ fn run<S: Simd, F: Format>(s: S, work: &Int8Piece<'_, F>) {
         let (first, ahead) = ahead.split_at(ahead.len() / 3);
         let (second, third) = ahead.split_at(ahead.len() / 2);
         prefetch_lines(first);
-        F::unpack(s, job.tile(piece, row, (at, bytes), &mut scratch.pad), group);
+        let tile = job.tile(piece, row, (at, bytes), &mut scratch.pad);
+        unpack::<F>(job.isa, tile, group);
         tiles.planes(group, &mut scratch.tiles.planes, second);
         prefetch_lines(third);
         let next = match few || span + 1 == spans {

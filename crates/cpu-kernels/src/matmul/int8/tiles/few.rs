@@ -23,10 +23,10 @@ pub(super) fn fits<F: Format>(job: &Job<'_>) -> bool {
 
 /// One thread's piece, group of rows after group of rows.
 #[inline(always)]
-pub(super) fn run<S: Simd, F: Format>(tiles: &Tiles<S, F>, work: &Int8Piece<'_, F>) {
+pub(super) fn run<S: Simd, F: Format>(tiles: &Tiles<S, F>, work: &Int8Piece<'_>) {
     const { assert!(QUARTERS * 4 * CHUNK_LINES == SPAN) };
     let s = tiles.s;
-    let Int8Piece { job, acts, piece, out, .. } = work;
+    let Int8Piece { job, acts, piece, out } = work;
     let n = piece.acts.len().next_multiple_of(LANES);
     assert!(n <= FEW);
     let mut own = Scratch::take();
