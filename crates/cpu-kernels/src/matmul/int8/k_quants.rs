@@ -273,14 +273,14 @@ impl Format for Q3K {
     fn chunk<S: Simd, T: Sixteen>(s: S, tile: T, c: usize) -> [S::I; CHUNK_LINES] {
         // Bit `s` of byte l of the 32 belongs to element 32s + l.
         let mut out = two_bits(s, tile, 32, c);
-        let (four, up) = (s.splat_i(0x0404_0404), 2 * c as u32);
+        let (third, up) = (s.splat_i(0x0404_0404), 2 * c as u32);
         let (a, b) = (tile.load_4(s, 0), tile.load_4(s, 16));
         for i in 0..4 {
             let (a, b) = (s.shl(s.shr(a[i], up), 1), s.shl(s.shr(b[i], up), 1));
-            out[i] = s.or(out[i], s.and(s.shl(a, 1), four));
-            out[4 + i] = s.or(out[4 + i], s.and(s.shl(b, 1), four));
-            out[8 + i] = s.or(out[8 + i], s.and(a, four));
-            out[12 + i] = s.or(out[12 + i], s.and(b, four));
+            out[i] = s.or(out[i], s.and(s.shl(a, 1), third));
+            out[4 + i] = s.or(out[4 + i], s.and(s.shl(b, 1), third));
+            out[8 + i] = s.or(out[8 + i], s.and(a, third));
+            out[12 + i] = s.or(out[12 + i], s.and(b, third));
         }
         out
     }
