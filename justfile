@@ -46,7 +46,7 @@ golden:
 fuzz LIMIT="60" *TARGETS:
     fuzz/run.sh {{LIMIT}} {{TARGETS}}
 
-# The kernels' tests under AddressSanitizer (just asan -- matmul)
+# The kernels' tests under AddressSanitizer (just asan --test matmul)
 asan *ARGS:
     crates/cpu-kernels/asan.sh {{ARGS}}
 

@@ -205,6 +205,3 @@ fn check_block(rows: &[QueryRow<'_>], block: &Block, kv_bytes: usize) -> Result<
     }
     Ok(())
 }
-
-#[cfg(test)]
-mod tests;

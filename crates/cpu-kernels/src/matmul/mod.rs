@@ -233,6 +233,3 @@ impl Job<'_> {
         }
     }
 }
-
-#[cfg(test)]
-mod tests;

@@ -1,6 +1,10 @@
 //! Every path against products in f64 of `blocks`' decoded weights.
 
-use super::*;
+use blocks::DType;
+use cpu_kernels::matmul::{
+    Activations, Layout, Weight, can_interleave, interleave, interleaved_bytes, matmul, matmul_bias,
+};
+use cpu_kernels::{Isa, KernelError, ThreadPool};
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use rand::rngs::StdRng;
@@ -51,7 +55,7 @@ fn random_bytes(rng: &mut StdRng, dtype: DType, elements: usize) -> Vec<u8> {
     for block in bytes.chunks_mut(dtype.block_bytes()) {
         loop {
             rng.fill(block);
-            decode(dtype, block, &mut decoded);
+            blocks::decode(dtype, block, &mut decoded).unwrap();
             let top = decoded.iter().fold(0.0f32, |a, b| if a >= b.abs() { a } else { b.abs() });
             if decoded.iter().all(|v| v.is_finite()) && (1e-4..1e4).contains(&top) {
                 break;
@@ -108,7 +112,7 @@ fn check_case(c: &Case) {
     let w =
         Weight { dtype: c.dtype, rows: c.rows, cols: c.cols, bytes: &bytes, layout: Layout::Rows };
     let mut weights = vec![0.0; c.rows * c.cols];
-    decode(c.dtype, &bytes, &mut weights);
+    blocks::decode(c.dtype, &bytes, &mut weights).unwrap();
 
     let integer = c.act != Activations::F32 && INT8.contains(&c.dtype);
     let pairs = takes_bf16(c.dtype, c.act);
@@ -330,7 +334,7 @@ fn extreme_integers_do_not_overflow() {
                 }
             }
             let mut weights = vec![0.0; rows * cols];
-            decode(dtype, &bytes, &mut weights);
+            blocks::decode(dtype, &bytes, &mut weights).unwrap();
             if weights.iter().any(|w| !w.is_finite() || w.abs() > 1e6) {
                 continue;
             }

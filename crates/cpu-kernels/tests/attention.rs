@@ -1,6 +1,8 @@
 //! Attention against a direct computation in f64.
 
-use super::*;
+use blocks::DType;
+use cpu_kernels::attention::{AttentionAlgorithm, AttentionConfig, KvRun, QueryRow, attention};
+use cpu_kernels::{Isa, KernelError, ThreadPool};
 use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -50,6 +52,10 @@ impl Cache {
         }
         runs
     }
+}
+
+fn is_quantized(dtype: DType) -> bool {
+    dtype.block_len() > 1
 }
 
 /// The query as Q8_0 keys meet it: rounded to int8 with a scale for each 32.
@@ -149,7 +155,7 @@ fn check_case(case: &Case) {
         out
     };
     let exact: Vec<f64> = q.iter().map(|&x| f64::from(x)).collect();
-    let quantized = unpack::is_quantized(cfg.kv_dtype);
+    let quantized = is_quantized(cfg.kv_dtype);
     let as_used = if quantized { rounded(cfg, &q) } else { exact.clone() };
     let references = |q: &[f64]| -> Vec<f64> {
         let rows = q.chunks(width).zip(&seen);
@@ -209,7 +215,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let head_dim =
-            if unpack::is_quantized(dtype) { head_dim.next_multiple_of(32) } else { head_dim };
+            if is_quantized(dtype) { head_dim.next_multiple_of(32) } else { head_dim };
         let cfg = AttentionConfig {
             n_heads: n_kv_heads * shared,
             n_kv_heads,
