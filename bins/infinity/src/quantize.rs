@@ -11,6 +11,7 @@ use compress::{Quantization, QuantizeOptions};
 use gguf::Gguf;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use quant_core::{FileType, Override, RecipeOptions};
+use tensor::Device;
 
 use crate::generate::interrupt;
 use crate::load;
@@ -44,6 +45,9 @@ pub(crate) struct Args {
     /// Threads (default: as many as the machine allows)
     #[arg(short, long, value_name = "N")]
     threads: Option<usize>,
+    /// cpu or cuda:N, which makes the same bytes; what a GPU does not make (IQ4_XS, ternary) the processor does
+    #[arg(long, default_value = "cpu")]
+    device: Device,
     /// Write nothing, show each tensor's type and size
     #[arg(long)]
     dry_run: bool,
@@ -63,6 +67,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         },
         allow_requantize: args.allow_requantize,
         threads: args.threads.unwrap_or(0),
+        device: args.device.available()?,
     };
     let input = Gguf::open(load::resolve(&args.input)?)
         .context("IN must be a GGUF file; `infinity convert` makes one of a Hugging Face folder")?;

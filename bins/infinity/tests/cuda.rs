@@ -53,12 +53,14 @@ fn what_is_missing_is_said_in_a_line() {
     let [ids, out] = ["ids.json", "out.safetensors"].map(|name| folder.path().join(name));
     std::fs::write(&ids, "[1, 2]").unwrap();
     let [ids, out] = [&ids, &out].map(|path| path.to_str().unwrap());
-    let commands: [&[&str]; 5] = [
+    let file = folder.path().join("model.gguf");
+    let commands: [&[&str]; 6] = [
         &["generate", model, "-p", "The king"],
         &["chat", model],
         &["bench", model],
         &["serve", model, "--port", "0"],
         &["logits", model, "--tokens", ids, "--out", out],
+        &["quantize", model, file.to_str().unwrap(), "Q4_0"],
     ];
     for command in commands {
         for (device, why) in
@@ -90,6 +92,34 @@ fn too_little_memory_is_said_in_a_line() {
     assert_eq!(out.status.code(), Some(1), "{said}");
     assert!(said.lines().count() == 1 && said.contains("cuda:1: out of memory: "), "{said}");
     assert!(said.contains("bytes needed, 8388608 free"), "{said}");
+}
+
+/// Of a mixture, some of whose types only the processor makes.
+#[test]
+fn a_file_is_quantized_to_the_bytes_of_the_processor() {
+    if !gpu() {
+        return;
+    }
+    let model = testkit::workspace().join("assets/bard-draft-f16.gguf");
+    let folder = tempfile::tempdir().unwrap();
+    let made = |device: &str| {
+        let out = folder.path().join(device.replace(':', "-"));
+        let [model, to] = [&model, &out].map(|path| path.to_str().unwrap());
+        infinity(&[
+            "quantize",
+            model,
+            to,
+            "Q4_K_M",
+            "--device",
+            device,
+            "--tensor-type",
+            "attn_q=iq4_nl",
+            "--tensor-type",
+            "ffn_down=iq4_xs",
+        ]);
+        std::fs::read(out).unwrap()
+    };
+    assert!(made("cpu") == made("cuda:0"));
 }
 
 /// How often the table of a profile says that a kernel was launched.

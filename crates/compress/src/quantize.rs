@@ -9,6 +9,7 @@ use blocks::DType;
 use files::AtomicFile;
 use gguf::{Builder, Gguf, Metadata, TensorInfo, Value, Writer};
 use quant_core::{FileType, ModelFacts, QuantError, RecipeOptions, Source, TensorFacts, Work};
+use tensor::{Device, Tensor};
 
 use crate::Error;
 
@@ -27,6 +28,8 @@ pub struct QuantizeOptions {
     pub allow_requantize: bool,
     /// Threads; 0 for as many as the machine has.
     pub threads: usize,
+    /// Where blocks are made. A GPU makes the bytes that the processor makes; what it cannot make the processor does.
+    pub device: Device,
 }
 
 /// What becomes of one tensor.
@@ -124,8 +127,8 @@ pub fn plan(
 /// and the share of bytes done, and cancels with `Break`.
 ///
 /// # Errors
-/// Those of [`plan`], [`Error::SameFile`], [`Error::Quantize`], [`Error::Gguf`]. The output
-/// appears only when it is whole.
+/// Those of [`plan`], [`Error::SameFile`], [`Error::Quantize`], [`Error::Gguf`], [`Error::Tensor`] of a device. The
+/// output appears only when it is whole.
 pub fn quantize(
     input: &Gguf,
     output: &Path,
@@ -210,10 +213,7 @@ fn encode<'a>(
             for first in (0..rows).step_by(step) {
                 let n = step.min(rows - first);
                 let source = Source::Bytes(t.from, &data[first * from_row..(first + n) * from_row]);
-                let work = Work::threads(options.threads);
-                let out = quant_core::quantize_tensor(source, n, cols, t.to, None, work)
-                    .map_err(|source| Error::Quantize { tensor: t.name.clone(), source })
-                    .map_err(Stopped::Because)?;
+                let out = blocks_of(source, [n, cols], t, options).map_err(Stopped::Because)?;
                 pieces.send(out.into())?;
                 let share = (done + (first + n) * from_row) as f64 / total;
                 if progress(t, share).is_break() {
@@ -225,6 +225,30 @@ fn encode<'a>(
     }
     Ok(())
 }
+
+/// Rows of a tensor as blocks.
+fn blocks_of(
+    source: Source<'_>,
+    [rows, cols]: [usize; 2],
+    t: &Quantized,
+    options: &QuantizeOptions,
+) -> Result<Vec<u8>, Error> {
+    let work = Work::threads(options.threads);
+    let failed = |source| Error::Quantize { tensor: t.name.clone(), source };
+    if options.device != Device::Cpu && options.device.can_encode(t.to) {
+        let x = quant_core::dequantize_tensor(source, rows, cols, work).map_err(failed)?;
+        // Which element is not finite, or too large for scales in half precision, is told on the processor's way.
+        if x.iter().all(|x| x.abs() <= HALF_MAX) {
+            let there = Tensor::from_vec([rows, cols], x)?.to_device(&options.device)?;
+            let made = there.to_dtype(t.to)?.to_device(&Device::Cpu)?;
+            return Ok(made.bytes()?.to_vec());
+        }
+    }
+    quant_core::quantize_tensor(source, rows, cols, t.to, None, work).map_err(failed)
+}
+
+/// The largest number of f16.
+const HALF_MAX: f32 = 65504.0;
 
 fn cancelled(t: &Quantized) -> Error {
     Error::Quantize { tensor: t.name.clone(), source: QuantError::Cancelled }

@@ -108,3 +108,36 @@ DEVICE void chunk_f32(const uint8_t* row, int chunk, float (&x)[CHUNK]) {
 #pragma unroll
     for (int i = 0; i < CHUNK; ++i) x[i] = __uint_as_float(i < 4 ? a.words[i] : b.words[i - 4]);
 }
+DEVICE void read_chunk(int type, const uint8_t* row, int chunk, float (&x)[CHUNK]) {
+    uint32_t words[4];
+    if (type == CACHE_F32) return chunk_f32(row, chunk, x);
+    if (type == CACHE_Q8_0) chunk_q8_0(row, chunk, words);
+    else if (type == CACHE_Q4_0) chunk_q4_0(row, chunk, words);
+    else chunk_halves(row, chunk, words);
+    if (type == CACHE_BF16) widen<BF16>(words, x);
+    else widen<F16>(words, x);
+}
+
+// A row of one query head on a warp, a lane having eight elements of the head: the softmax is online (Milakov and
+// Gimelshein 2018, alg. 3), everything in floats.
+struct OneRow {
+    float query[CHUNK], sum[CHUNK], most, weight;
+};
+DEVICE OneRow one_row(const float* q, int lane, int head_dim) {
+    OneRow row = {};
+    row.most = MINUS_INFINITY;
+    if (lane * CHUNK < head_dim) chunk_f32(reinterpret_cast<const uint8_t*>(q), lane, row.query);
+    return row;
+}
+DEVICE void see_position(OneRow& row, const uint8_t* key, const uint8_t* value, int type, bool mine, float factor, float softcap) {
+    float x[CHUNK] = {}, product = 0.0f;
+    if (mine) read_chunk(type, key, lane_id(), x);
+    for (int i = 0; i < CHUNK; ++i) product += row.query[i] * x[i];
+    float score = warp_sum(product) * factor;
+    if (softcap > 0.0f) score = soft_capped(score, softcap);
+    const float now = fmaxf(row.most, score), old = exp2_approx(row.most - now), p = exp2_approx(score - now);
+    if (mine) read_chunk(type, value, lane_id(), x);
+    for (int i = 0; i < CHUNK; ++i) row.sum[i] = row.sum[i] * old + p * x[i];
+    row.weight = row.weight * old + p;
+    row.most = now;
+}

@@ -43,16 +43,6 @@ DEVICE int pieces_of(const Seen& seen, int piece) {
 
 // ---- 1: a block a row and query head ------------------------------------------------------------
 
-DEVICE void read_chunk(int type, const uint8_t* row, int chunk, float (&x)[CHUNK]) {
-    uint32_t words[4];
-    if (type == CACHE_F32) return chunk_f32(row, chunk, x);
-    if (type == CACHE_Q8_0) chunk_q8_0(row, chunk, words);
-    else if (type == CACHE_Q4_0) chunk_q4_0(row, chunk, words);
-    else chunk_halves(row, chunk, words);
-    if (type == CACHE_BF16) widen<BF16>(words, x);
-    else widen<F16>(words, x);
-}
-
 // 1: each warp takes every fourth position, a lane eight elements of it: a sum over the warp gives the score,
 // the softmax is online (Milakov and Gimelshein 2018, alg. 3). Heads that share keys read them again each,
 // and a row of one sequence has no more blocks than heads, far too few for the device. Sums of floats throughout.
@@ -67,24 +57,14 @@ KERNEL(THREADS, attention_decode_per_head, const float* q, const uint8_t* keys, 
     const int head = blockIdx.y, kv_head = head / (n_heads / n_kv_heads), lane = lane_id(), warp = warp_id();
     const int bytes = head_bytes(type, head_dim);
     const bool mine = lane * CHUNK < head_dim;
-    float query[CHUNK] = {}, sum[CHUNK] = {}, x[CHUNK] = {};
-    if (mine) chunk_f32(reinterpret_cast<const uint8_t*>(q + (int64_t(see.row) * n_heads + head) * head_dim), lane, query);
-    float most = MINUS_INFINITY, weight = 0.0f;
+    OneRow state = one_row(q + (int64_t(see.row) * n_heads + head) * head_dim, lane, head_dim);
+    const float factor = query_factor(scale, softcap);
     for (int position = see.from + warp; position < see.to; position += WARPS) {
         const int64_t at = (int64_t(slot_seen(see, block_size, position)) * n_kv_heads + kv_head) * bytes;
-        if (mine) read_chunk(type, keys + at, lane, x);
-        float product = 0.0f;
-        for (int i = 0; i < CHUNK; ++i) product += query[i] * x[i];
-        float score = warp_sum(product) * query_factor(scale, softcap);
-        if (softcap > 0.0f) score = soft_capped(score, softcap);
-        const float now = fmaxf(most, score), old = exp2_approx(most - now), p = exp2_approx(score - now);
-        if (mine) read_chunk(type, values + at, lane, x);
-        for (int i = 0; i < CHUNK; ++i) sum[i] = sum[i] * old + p * x[i];
-        weight = weight * old + p;
-        most = now;
+        see_position(state, keys + at, values + at, type, mine, factor, softcap);
     }
-    for (int i = 0; i < CHUNK; ++i) sums[(warp * WARP + lane) * CHUNK + i] = sum[i];
-    if (lane == 0) maxima[warp] = most, weights[warp] = weight;
+    for (int i = 0; i < CHUNK; ++i) sums[(warp * WARP + lane) * CHUNK + i] = state.sum[i];
+    if (lane == 0) maxima[warp] = state.most, weights[warp] = state.weight;
     __syncthreads();
     for (int d = threadIdx.x; d < head_dim; d += THREADS) {
         // The first warp has a position, so that this is a number.

@@ -5,6 +5,9 @@
 // many rows, where its table begins, the position of its first row, and how many positions each row sees,
 // or 0 if each sees those up to its own. A window leaves the last `window` of these.
 //
+// Three versions of the same, from simple to fast: a warp a row; tiles, multiplied by lanes; tiles, multiplied by
+// tensor cores. What is said here of time and memory is of the third, which is used.
+//
 // Bound by: operations of tensor cores, 4 * head_dim for each query head, row and position seen; they over
 // the rate of the tensor cores are the floor. FlashAttention-2, with the same instruction, reaches 335 of
 // some 790 TFLOP/s on an H100: between the products each score takes an exponential and a dozen operations,
@@ -36,6 +39,169 @@
 #define WARPS 4
 #define THREADS (WARPS * WARP)
 #define KEYS 64
+
+// Rows first..=last of the span that a block computes, row m being query head m % heads of the span's row m / heads;
+// none where last < first.
+struct Tile {
+    int first_row, table, first_position, length, heads, window, first, last;
+};
+
+DEVICE Tile tile_of(const int* spans, int n_spans, int heads, int window, int rows) {
+    int which = 0, tile = blockIdx.x, tiles = 0;
+    for (; which < n_spans; ++which, tile -= tiles) {
+        tiles = (spans[5 * which + 1] * heads + rows - 1) / rows;
+        if (tile < tiles) break;
+    }
+    if (which == n_spans) return {0, 0, 0, 0, heads, window, 0, -1};
+    const int* span = spans + 5 * which;
+    const int first = (tiles - 1 - tile) * rows, last = min(first + rows, span[1] * heads) - 1;
+    return {span[0], span[2], span[3], span[4], heads, window, first, last};
+}
+
+// The positions that row m sees are seen_from..seen_to.
+DEVICE int seen_to(const Tile& tile, int m) {
+    return tile.length > 0 ? tile.length : tile.first_position + m / tile.heads + 1;
+}
+DEVICE int window_of(const Tile& tile, int to) { return tile.window > 0 ? max(0, to - tile.window) : 0; }
+DEVICE int seen_from(const Tile& tile, int m) { return window_of(tile, seen_to(tile, m)); }
+
+// Of row m among the heads of q and out.
+DEVICE int64_t head_of(const Tile& tile, int m, int n_heads, int kv_head) {
+    return int64_t(tile.first_row + m / tile.heads) * n_heads + kv_head * tile.heads + m % tile.heads;
+}
+
+#define PREFILL_PARAMETERS                                                                                   \
+    const float *q, const uint8_t *keys, const uint8_t *values, const int *tables, const int *spans, float *out, \
+        int n_spans, int type, int n_heads, int n_kv_heads, int head_dim, int block_size, int window, float scale, float softcap
+#define PREFILL_ARGUMENTS                                                                                             \
+    q, keys, values, tables, spans, out, n_spans, type, n_heads, n_kv_heads, head_dim, block_size, window, scale, softcap
+
+// ---- 1: a warp a row and query head -------------------------------------------------------------
+
+// 1: the equation, position by position: a sum over the warp gives a score. Every row reads all its keys and values
+// again, a byte of f16 for each operation, and for each score the lanes wait for five shuffles.
+// Launch: grid (tiles of 4 rows of all spans, n_kv_heads), 128 threads.
+KERNEL(THREADS, attention_prefill_per_row, PREFILL_PARAMETERS) {
+    const Tile tile = tile_of(spans, n_spans, n_heads / n_kv_heads, window, WARPS);
+    const int m = tile.first + warp_id(), lane = lane_id(), kv_head = blockIdx.y, bytes = head_bytes(type, head_dim);
+    if (m > tile.last) return;
+    const bool mine = lane * CHUNK < head_dim;
+    const int64_t head = head_of(tile, m, n_heads, kv_head);
+    OneRow row = one_row(q + head * head_dim, lane, head_dim);
+    const float factor = query_factor(scale, softcap);
+    const int to = seen_to(tile, m);
+    for (int position = seen_from(tile, m); position < to; ++position) {
+        const int64_t at = (int64_t(slot_of(tables + tile.table, block_size, position)) * n_kv_heads + kv_head) * bytes;
+        see_position(row, keys + at, values + at, type, mine, factor, softcap);
+    }
+    for (int i = 0; mine && i < CHUNK; ++i) out[head * head_dim + lane * CHUNK + i] = row.sum[i] / row.weight;
+}
+
+// ---- 2: tiles, multiplied by lanes --------------------------------------------------------------
+
+#define TILED_ROWS 32
+#define TILED_KEYS 32
+
+// Decodes chunk `chunk` of a head into a tile of floats.
+DEVICE void fill_floats(float* to, int type, const uint8_t* from, int chunk, bool there) {
+    float x[CHUNK] = {};
+    if (there) read_chunk(type, from, chunk, x);
+#pragma unroll
+    for (int e = 0; e < CHUNK; ++e) to[chunk * CHUNK + e] = x[e];
+}
+
+struct alignas(16) Float4 { float x[4]; };
+DEVICE Float4 four(const float* at) { return *reinterpret_cast<const Float4*>(at); }
+
+// 2: 32 rows share a tile of 32 keys and values, which are read from memory once for all of them. Four threads have a
+// row: eight of its scores each, then a quarter of its output. Now shared memory is the bound: of Q K^T, two reads of
+// 16 bytes for four multiplications of a lane, where an instruction of the tensor cores does 2048.
+// Lines are four floats longer than heads, so that rows beside each other begin in different banks.
+template <int DIM> DEVICE void tiled(PREFILL_PARAMETERS) {
+    constexpr int LINE = DIM + 4, CHUNKS = DIM / CHUNK;
+    DYNAMIC_SHARED(float, memory);
+    float *queries = memory, *key_tile = queries + TILED_ROWS * LINE, *value_tile = key_tile + TILED_KEYS * LINE;
+    const int kv_head = blockIdx.y, bytes = head_bytes(type, head_dim);
+    const Tile tile = tile_of(spans, n_spans, n_heads / n_kv_heads, window, TILED_ROWS);
+    if (tile.last < tile.first) return;
+    for (int i = threadIdx.x; i < TILED_ROWS * CHUNKS; i += THREADS) {
+        const int row = i / CHUNKS, chunk = i % CHUNKS, m = min(tile.first + row, tile.last);
+        const float* from = q + head_of(tile, m, n_heads, kv_head) * head_dim;
+        fill_floats(queries + row * LINE, CACHE_F32, reinterpret_cast<const uint8_t*>(from), chunk, chunk * CHUNK < head_dim);
+    }
+    const int own = threadIdx.x / 4, part = threadIdx.x % 4, m = min(tile.first + own, tile.last);
+    const int to = seen_to(tile, m), from = window_of(tile, to), end = seen_to(tile, tile.last);
+    const float factor = query_factor(scale, softcap), *query = queries + own * LINE;
+    float *weights = value_tile + TILED_KEYS * LINE + own * (TILED_KEYS + 1);
+    float sum[DIM / 16][4] = {}, most = MINUS_INFINITY, weight = 0.0f;
+    for (int base = seen_from(tile, tile.first) / TILED_KEYS * TILED_KEYS; base < end; base += TILED_KEYS) {
+        __syncthreads();  // all are done with the tiles before
+        for (int i = threadIdx.x; i < TILED_KEYS * CHUNKS; i += THREADS) {
+            const int row = i / CHUNKS, chunk = i % CHUNKS, position = base + row;
+            const bool there = position < end && chunk * CHUNK < head_dim;
+            const int slot = position < end ? slot_of(tables + tile.table, block_size, position) : 0;
+            const int64_t at = (int64_t(slot) * n_kv_heads + kv_head) * bytes;
+            fill_floats(key_tile + row * LINE, type, keys + at, chunk, there);
+            fill_floats(value_tile + row * LINE, type, values + at, chunk, there);
+        }
+        __syncthreads();
+        float score[TILED_KEYS / 4], now = most;
+#pragma unroll
+        for (int j = 0; j < TILED_KEYS / 4; ++j) {
+            const int key = 4 * j + part, position = base + key;
+            float product = 0.0f;
+#pragma unroll 4
+            for (int d = 0; d < DIM; d += 4) {
+                const Float4 a = four(query + d), b = four(key_tile + key * LINE + d);
+                for (int e = 0; e < 4; ++e) product += a.x[e] * b.x[e];
+            }
+            score[j] = softcap > 0.0f ? soft_capped(product * factor, softcap) : product * factor;
+            if (position < from || position >= to) score[j] = MINUS_INFINITY;
+            now = fmaxf(now, score[j]);
+        }
+        now = fmaxf(now, __shfl_xor_sync(ALL_LANES, now, 1));
+        now = fmaxf(now, __shfl_xor_sync(ALL_LANES, now, 2));
+        // A row that sees nothing of this tile nor of those before has no maximum.
+        const float shift = now == MINUS_INFINITY ? 0.0f : now, old = exp2_approx(most - shift);
+        most = now;
+        weight *= old;
+#pragma unroll
+        for (int j = 0; j < TILED_KEYS / 4; ++j) {
+            const float p = exp2_approx(score[j] - shift);
+            weights[4 * j + part] = p;
+            weight += p;
+        }
+        __syncwarp();  // the row's other threads read them
+#pragma unroll
+        for (int j = 0; j < DIM / 16; ++j)
+            for (int e = 0; e < 4; ++e) sum[j][e] *= old;
+        for (int key = 0; key < TILED_KEYS; ++key) {
+            const float p = weights[key];
+#pragma unroll
+            for (int j = 0; j < DIM / 16; ++j) {
+                const Float4 v = four(value_tile + key * LINE + 16 * j + 4 * part);
+                for (int e = 0; e < 4; ++e) sum[j][e] += p * v.x[e];
+            }
+        }
+    }
+    weight += __shfl_xor_sync(ALL_LANES, weight, 1);
+    weight += __shfl_xor_sync(ALL_LANES, weight, 2);
+    if (tile.first + own > tile.last) return;
+    float* to_head = out + head_of(tile, m, n_heads, kv_head) * head_dim;
+#pragma unroll
+    for (int j = 0; j < DIM / 16; ++j)
+        for (int e = 0; e < 4 && 16 * j + 4 * part < head_dim; ++e) to_head[16 * j + 4 * part + e] = sum[j][e] / weight;
+}
+
+// Launch: grid (tiles of 32 rows of all spans, n_kv_heads), 128 threads, (96 * (dim + 4) + 32 * 33) * 4 bytes of shared
+// memory, dim being the next of 64, 128 and 256 from head_dim on.
+#define TILED(dim) \
+    KERNEL(THREADS, attention_prefill_tiled_##dim, PREFILL_PARAMETERS) { tiled<dim>(PREFILL_ARGUMENTS); }
+TILED(64)
+TILED(128)
+TILED(256)
+
+// ---- 3: tiles, multiplied by tensor cores -------------------------------------------------------
 
 // Place of a chunk in a tile of DIM columns of halves.
 template <int DIM> DEVICE uint8_t* chunk_of(uint8_t* tile, int row, int chunk) {
@@ -76,36 +242,18 @@ DEVICE void fill(uint8_t* tile, const uint8_t* from, const int* heads, int type,
     cp_async_commit();
 }
 
-struct Span {
-    int first_row, rows, table, first_position, length;
-};
-
 template <class HALF, int DIM, int PER_WARP, bool CONVERTED>
-DEVICE void prefill(const float* q, const uint8_t* keys, const uint8_t* values, const int* tables, const int* spans, float* out,
-                    int n_spans, int type, int n_heads, int n_kv_heads, int head_dim, int block_size, int window,
-                    float scale, float softcap) {
+DEVICE void prefill(PREFILL_PARAMETERS) {
     constexpr int MATRICES = PER_WARP / 16, ROWS = WARPS * PER_WARP, STEPS = DIM / 16;
     DYNAMIC_SHARED(uint8_t, memory);
     SHARED(int, listed, 2 * KEYS);
     uint8_t *queries = memory, *key_tile = queries + ROWS * DIM * 2, *value_tile = key_tile + KEYS * DIM * 2;
     const int lane = lane_id(), g = lane / 4, t = lane % 4;
-    const int heads = n_heads / n_kv_heads, kv_head = blockIdx.y;
-    int which = 0, tile = blockIdx.x, tiles = 0;
-    for (; which < n_spans; ++which, tile -= tiles) {
-        tiles = (spans[5 * which + 1] * heads + ROWS - 1) / ROWS;
-        if (tile < tiles) break;
-    }
-    if (which == n_spans) return;
-    const int* fields = spans + 5 * which;
-    const Span span = {fields[0], fields[1], fields[2], fields[3], fields[4]};
-    const int first = (tiles - 1 - tile) * ROWS, in_all = span.rows * heads;
-    const int* table = tables + span.table;
-    // The positions that row m of the span's tiles sees.
-    const auto seen_to = [&](int m) { return span.length > 0 ? span.length : span.first_position + m / heads + 1; };
-    const auto window_of = [&](int to) { return window > 0 ? max(0, to - window) : 0; };
-    const auto seen_from = [&](int m) { return window_of(seen_to(m)); };
-    const int last = min(first + ROWS, in_all) - 1;
-    const int begin = seen_from(first) / KEYS * KEYS, end = seen_to(last);
+    const int kv_head = blockIdx.y;
+    const Tile tile = tile_of(spans, n_spans, n_heads / n_kv_heads, window, ROWS);
+    const int first = tile.first, last = tile.last, *table = tables + tile.table;
+    if (last < first) return;
+    const int begin = seen_from(tile, first) / KEYS * KEYS, end = seen_to(tile, last);
 
     const auto look_up = [&](int base) {
         for (int i = threadIdx.x; i < KEYS; i += THREADS)
@@ -123,8 +271,8 @@ DEVICE void prefill(const float* q, const uint8_t* keys, const uint8_t* values, 
     for (int i = threadIdx.x; i < ROWS * DIM / CHUNK; i += THREADS) {
         const int row = i / (DIM / CHUNK), chunk = i % (DIM / CHUNK), m = first + row;
         float x[CHUNK] = {};
-        if (m < in_all && chunk * CHUNK < head_dim) {
-            const int64_t head = int64_t(span.first_row + m / heads) * n_heads + kv_head * heads + m % heads;
+        if (m <= last && chunk * CHUNK < head_dim) {
+            const int64_t head = head_of(tile, m, n_heads, kv_head);
             chunk_f32(reinterpret_cast<const uint8_t*>(q + head * head_dim), chunk, x);
         }
         Bytes16 words;
@@ -143,9 +291,9 @@ DEVICE void prefill(const float* q, const uint8_t* keys, const uint8_t* values, 
         for (int half = 0; half < 2; ++half) {
             const int m = min(first + own + 16 * i + 8 * half + g, last);
             most[i][half] = MINUS_INFINITY;
-            to[i][half] = seen_to(m);
+            to[i][half] = seen_to(tile, m);
         }
-    const int all_from = seen_from(last), all_to = seen_to(first);
+    const int all_from = seen_from(tile, last), all_to = seen_to(tile, first);
 
     for (int base = begin; base < end; base += KEYS) {
         cp_async_wait<0>();
@@ -192,7 +340,7 @@ DEVICE void prefill(const float* q, const uint8_t* keys, const uint8_t* values, 
 #pragma unroll
                     for (int e = 0; e < 4; ++e) {
                         const int position = base + 8 * j + 2 * t + e % 2;
-                        if (position >= to[i][e / 2] || position < window_of(to[i][e / 2])) score[i][j][e] = MINUS_INFINITY;
+                        if (position >= to[i][e / 2] || position < window_of(tile, to[i][e / 2])) score[i][j][e] = MINUS_INFINITY;
                     }
         }
 #pragma unroll
@@ -264,7 +412,7 @@ DEVICE void prefill(const float* q, const uint8_t* keys, const uint8_t* values, 
             const float inverse = __fdividef(1.0f, total);
             const int m = first + own + 16 * i + 8 * half + g;
             if (m > last) continue;
-            const int64_t head = int64_t(span.first_row + m / heads) * n_heads + kv_head * heads + m % heads;
+            const int64_t head = head_of(tile, m, n_heads, kv_head);
 #pragma unroll
             for (int n = 0; n < DIM / 8; ++n)
                 if (8 * n < head_dim) {
@@ -278,12 +426,9 @@ DEVICE void prefill(const float* q, const uint8_t* keys, const uint8_t* values, 
 // Launch: grid (tiles of all spans, n_kv_heads), 128 threads, (queries + 128) * 2 * head_dim bytes of shared
 // memory, head_dim being the next of 64, 128 and 256: those between are padded with zeros. `converted` takes
 // f32, Q8_0 and Q4_0.
-#define PREFILL(name, half, dim, per_warp, converted)                                                                  \
-    KERNEL_BLOCKS(THREADS, 2, attention_prefill_##name##_##dim, const float* q, const uint8_t* keys,              \
-                  const uint8_t* values, const int* tables, const int* spans, float* out, int n_spans, int type,       \
-                  int n_heads, int n_kv_heads, int head_dim, int block_size, int window, float scale, float softcap) { \
-        prefill<half, dim, per_warp, converted>(q, keys, values, tables, spans, out, n_spans, type, n_heads,           \
-                                                n_kv_heads, head_dim, block_size, window, scale, softcap);             \
+#define PREFILL(name, half, dim, per_warp, converted)                                     \
+    KERNEL_BLOCKS(THREADS, 2, attention_prefill_##name##_##dim, PREFILL_PARAMETERS) {     \
+        prefill<half, dim, per_warp, converted>(PREFILL_ARGUMENTS);                       \
     }
 #define PREFILL_EACH(name, half, converted) \
     PREFILL(name, half, 64, 32, converted)  \

@@ -7,8 +7,8 @@ mod common;
 use blocks::DType;
 use common::{assert_close, normal, on_each, poisoned, random};
 use cuda_kernels::ops::attention::{
-    AttentionRow, AttentionShape, DecodeKernel, RowLists, Rows, attention, attention_bidirectional,
-    attention_with,
+    AttentionRow, AttentionShape, DecodeKernel, Kernels, PrefillKernel, RowLists, Rows, attention,
+    attention_bidirectional, attention_with,
 };
 use cuda_kernels::{Buffer, Error, Gpu};
 use rand::Rng;
@@ -114,12 +114,12 @@ impl Paged {
     }
 
     /// What a kernel gives for rows, with a check that nothing is written behind them.
-    fn run(&self, gpu: &Gpu, kernel: DecodeKernel, q: &[f32], rows: &Rows) -> Vec<f32> {
+    fn run(&self, gpu: &Gpu, kernels: Kernels, q: &[f32], rows: &Rows) -> Vec<f32> {
         let [keys, values] = self.upload(gpu);
         let out = poisoned(gpu, q.len() * 4 + 64);
         attention_with(
             gpu,
-            kernel,
+            kernels,
             &self.shape,
             [&gpu.upload(q).unwrap(), &keys, &values, &out],
             rows,
@@ -200,9 +200,9 @@ fn decoding_agrees_with_the_equation() {
         let want = paged.reference(&q, &rows);
         on_each(|gpu, name| {
             let on = paged.rows(gpu, &rows, SINGLE);
-            for kernel in DecodeKernel::ALL {
-                let got = paged.run(gpu, kernel, &q, &on);
-                let what = format!("{name}, {kernel:?}, {:?}", paged.shape);
+            for decode in DecodeKernel::ALL {
+                let got = paged.run(gpu, Kernels { decode, ..Kernels::FASTEST }, &q, &on);
+                let what = format!("{name}, {decode:?}, {:?}", paged.shape);
                 assert_close(&got, &want, tolerance(dtype, false), &what);
             }
         });
@@ -228,7 +228,7 @@ fn decoding_takes_every_size_of_head() {
         let q = paged.queries(1, seed);
         let want = paged.reference(&q, &rows);
         on_each(|gpu, name| {
-            let got = paged.run(gpu, DecodeKernel::Split, &q, &paged.rows(gpu, &rows, SINGLE));
+            let got = paged.run(gpu, Kernels::FASTEST, &q, &paged.rows(gpu, &rows, SINGLE));
             assert_close(
                 &got,
                 &want,
@@ -259,13 +259,13 @@ fn prefill_agrees_with_the_equation() {
         let q = paged.queries(rows.len(), seed);
         let want = paged.reference(&q, &rows);
         on_each(|gpu, name| {
-            let got = paged.run(gpu, DecodeKernel::Split, &q, &paged.rows(gpu, &rows, 32));
-            assert_close(
-                &got,
-                &want,
-                tolerance(dtype, true),
-                &format!("{name}, {:?}", paged.shape),
-            );
+            let on = paged.rows(gpu, &rows, 32);
+            for prefill in PrefillKernel::ALL {
+                let got = paged.run(gpu, Kernels { prefill, ..Kernels::FASTEST }, &q, &on);
+                let halves = prefill == PrefillKernel::TensorCores;
+                let what = format!("{name}, {prefill:?}, {:?}", paged.shape);
+                assert_close(&got, &want, tolerance(dtype, halves), &what);
+            }
         });
     }
 }
@@ -284,16 +284,15 @@ fn windows_and_caps_are_kept() {
         let q = paged.queries(rows.len(), seed);
         let want = paged.reference(&q, &rows);
         on_each(|gpu, name| {
-            for least_span in [SINGLE, 1] {
-                let got =
-                    paged.run(gpu, DecodeKernel::Split, &q, &paged.rows(gpu, &rows, least_span));
-                let tolerance = tolerance(DType::F16, least_span == 1);
-                assert_close(
-                    &got,
-                    &want,
-                    tolerance,
-                    &format!("{name}, {:?}, {least_span}", paged.shape),
-                );
+            let of = |least_span, kernels: Kernels| {
+                let got = paged.run(gpu, kernels, &q, &paged.rows(gpu, &rows, least_span));
+                let halves = least_span == 1 && kernels.prefill == PrefillKernel::TensorCores;
+                let what = format!("{name}, {kernels:?}, {:?}, {least_span}", paged.shape);
+                assert_close(&got, &want, tolerance(DType::F16, halves), &what);
+            };
+            of(SINGLE, Kernels::FASTEST);
+            for prefill in PrefillKernel::ALL {
+                of(1, Kernels { prefill, ..Kernels::FASTEST });
             }
         });
     }
@@ -308,7 +307,7 @@ fn a_row_does_not_depend_on_the_others() {
     on_each(|gpu, name| {
         let run = |rows: &[AttentionRow], at: usize| {
             let q = &q[at * width..][..rows.len() * width];
-            paged.run(gpu, DecodeKernel::Split, q, &paged.rows(gpu, rows, 2))
+            paged.run(gpu, Kernels::FASTEST, q, &paged.rows(gpu, rows, 2))
         };
         let whole = run(&prompt, 0);
         // Cut where the tiles of three heads' queries are not.
@@ -353,7 +352,7 @@ fn rows_are_rewritten_where_launches_stay() {
         let after = paged.lists(&rows, SINGLE);
         assert_eq!(before.kind(), after.kind());
         memory.write(after.bytes()).unwrap();
-        let got = paged.run(gpu, DecodeKernel::Split, &q, &on);
+        let got = paged.run(gpu, Kernels::FASTEST, &q, &on);
         assert_close(&got, &paged.reference(&q, &rows), 5e-5, name);
         let longer = paged.lists(&[paged.row(1, 600), paged.row(0, 40)], SINGLE);
         assert_ne!(longer.kind(), before.kind(), "three pieces");

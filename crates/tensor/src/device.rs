@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use blocks::DType;
+
 use crate::{Error, Result};
 
 #[cfg(feature = "cuda")]
@@ -101,6 +103,15 @@ impl Device {
             return Ok(Some(DeviceProfile { profile: gpu.stop_profile()? }));
         }
         Ok(None)
+    }
+
+    /// Whether tensors that lie there can be made of this type by [`Tensor::to_dtype`](crate::Tensor::to_dtype).
+    pub fn can_encode(self, dtype: DType) -> bool {
+        match self {
+            #[cfg(feature = "cuda")]
+            Device::Cuda(_) => crate::ops::cuda::can_encode(dtype),
+            _ => blocks::can_encode(dtype),
+        }
     }
 
     /// Every device that this build can use on this machine; the processor is always one.

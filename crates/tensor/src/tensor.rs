@@ -228,21 +228,27 @@ impl Tensor {
         Ok(out)
     }
 
-    /// The same elements as plain numbers or blocks of another type.
+    /// The same elements as plain numbers or blocks of another type, made where the tensor lies. A GPU makes the bytes
+    /// that the processor makes, of finite elements; see [`Device::can_encode`].
     ///
     /// # Errors
-    /// [`Error::Block`] if `dtype` cannot be encoded or its blocks do not divide a row.
+    /// [`Error::Block`] if `dtype` cannot be encoded or an element cannot be, [`Error::Bytes`] if its blocks do not divide
+    /// a row, and what a GPU says, which does not make every type.
     pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
         if dtype == self.dtype {
             return Ok(self.clone());
         }
-        let source = self.to_f32()?;
-        let elements = source.as_f32()?;
         let len = match self.cols().is_multiple_of(dtype.block_len()) {
-            true => dtype.bytes_for(elements.len()),
+            true => self.shape.elements().and_then(|n| dtype.bytes_for(n)),
             false => None,
         };
         let len = len.ok_or(Error::Bytes { dtype, shape: self.shape.clone(), bytes: 0 })?;
+        #[cfg(feature = "cuda")]
+        if self.device() != Device::Cpu {
+            return crate::ops::cuda::to_dtype(self, dtype, len);
+        }
+        let source = self.to_f32()?;
+        let elements = source.as_f32()?;
         let mut bytes = AlignedBytes::zeroed(len);
         cpu_kernels::codec::encode(dtype, elements, self.cols(), None, bytes.bytes_mut())?;
         let storage = Storage::Bytes(Arc::new(bytes));

@@ -39,6 +39,35 @@ fn tensors_travel_to_the_device_and_back() {
     assert!(Device::list().iter().any(|d| d.device == device));
 }
 
+/// Odd rows, of ordinary numbers and of some that are far apart.
+#[test]
+fn elements_change_their_type_there_as_they_do_here() {
+    use DType::*;
+    let found = Device::Cuda(0).available().map_err(testkit::skip_without_gpu);
+    let Ok(device) = found else { return };
+    let x = (0..3 * 512).map(|i| {
+        let x = (i as f32 * 0.37).sin() * (i as f32 * 0.011).cos();
+        if i % 97 == 0 { 40.0 * x } else { x }
+    });
+    let numbers = Tensor::from_vec([3, 512], x.collect()).unwrap();
+    let all = [F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, IQ4_NL, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, F32];
+    for from in [F32, F16, BF16, Q8_0] {
+        let here = numbers.to_dtype(from).unwrap();
+        let there = here.to_device(&device).unwrap();
+        for to in all {
+            assert!(device.can_encode(to), "{to}");
+            let made = there.to_dtype(to).unwrap();
+            assert_eq!((made.device(), made.dtype(), made.shape()), (device, to, here.shape()));
+            let made = made.to_device(&Device::Cpu).unwrap();
+            let want = here.to_dtype(to).unwrap();
+            assert!(made.bytes().unwrap() == want.bytes().unwrap(), "{from} to {to}");
+        }
+        assert!(there.reshape([6, 256]).unwrap().to_dtype(Q4_K).is_ok());
+        assert!(there.reshape([12, 128]).unwrap().to_dtype(Q4_K).is_err(), "blocks straddle rows");
+        assert!(there.to_dtype(IQ2_S).is_err() && !device.can_encode(IQ2_S));
+    }
+}
+
 #[test]
 fn a_device_that_is_not_there_is_an_error_in_one_line() {
     let error = Compute::on(Device::Cuda(999)).unwrap_err().to_string();

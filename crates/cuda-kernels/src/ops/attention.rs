@@ -54,6 +54,37 @@ impl DecodeKernel {
     pub const ALL: [Self; 3] = [Self::PerHead, Self::Grouped, Self::Split];
 }
 
+/// Which of the kernels takes runs of rows, from simple to fast.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PrefillKernel {
+    /// A warp a row and query head.
+    PerRow,
+    /// Tiles of rows and keys in shared memory, in floats.
+    Tiled,
+    /// Tiles that tensor cores multiply, in halves.
+    TensorCores,
+}
+
+impl PrefillKernel {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::PerRow, Self::Tiled, Self::TensorCores];
+}
+
+/// The kernels of an attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernels {
+    /// Of single rows.
+    pub decode: DecodeKernel,
+    /// Of runs of rows.
+    pub prefill: PrefillKernel,
+}
+
+impl Kernels {
+    /// What [`attention`] takes.
+    pub const FASTEST: Self =
+        Self { decode: DecodeKernel::Split, prefill: PrefillKernel::TensorCores };
+}
+
 /// Names of a cache's type in the kernels.
 struct Cache {
     /// As the kernels number it.
@@ -167,25 +198,23 @@ pub fn attention(
     rows: &Rows,
     out: &Buffer,
 ) -> Result<()> {
-    let checked = check(shape, [q, keys, values, out], rows)?;
-    prefill(gpu, shape, &checked, rows)?;
-    decode(gpu, DecodeKernel::Split, shape, &checked, rows)
+    attention_with(gpu, Kernels::FASTEST, shape, [q, keys, values, out], rows)
 }
 
-/// [`attention`] whose single rows are computed by one of the decode kernels: to compare them.
+/// [`attention`] by these kernels: to compare them.
 ///
 /// # Errors
 /// As [`attention`].
 pub fn attention_with(
     gpu: &Gpu,
-    kernel: DecodeKernel,
+    kernels: Kernels,
     shape: &AttentionShape,
-    [q, keys, values, out]: [&Buffer; 4],
+    buffers: [&Buffer; 4],
     rows: &Rows,
 ) -> Result<()> {
-    let checked = check(shape, [q, keys, values, out], rows)?;
-    prefill(gpu, shape, &checked, rows)?;
-    decode(gpu, kernel, shape, &checked, rows)
+    let checked = check(shape, buffers, rows)?;
+    prefill(gpu, kernels.prefill, shape, &checked, rows)?;
+    decode(gpu, kernels.decode, shape, &checked, rows)
 }
 
 /// Attention without a cache, in both directions: every row of `q`, `k`, `v` (f32 `[rows, heads * head_dim]`, several
@@ -209,6 +238,7 @@ pub fn attention_bidirectional(
 
 fn prefill(
     gpu: &Gpu,
+    kernel: PrefillKernel,
     shape: &AttentionShape,
     &Checked([q, keys, values, out]): &Checked,
     rows: &Rows,
@@ -217,16 +247,20 @@ fn prefill(
         return Ok(());
     }
     let cache = shape.cache()?;
-    let (which, dim, queries) = match shape.head_dim {
-        0..=64 => (0, 64, 128),
-        65..=128 => (1, 128, 128),
-        _ => (2, 256, 64),
+    let size = shape.head_dim.div_ceil(64).next_power_of_two().ilog2() as usize;
+    let dim = 64 << size;
+    // Rows of a tile, bytes of shared memory that are asked for, and those that a kernel has anyhow.
+    let (name, tile, shared, fixed) = match kernel {
+        PrefillKernel::PerRow => ("attention_prefill_per_row", 4, 0, 0),
+        PrefillKernel::Tiled => (TILED[size], 32, (96 * (dim + 4) + 32 * 33) * 4, 0),
+        PrefillKernel::TensorCores => {
+            let tile = if dim == 256 { 64 } else { 128 };
+            (cache.prefill[size], tile as usize, (tile + 2 * KEYS) * 2 * dim, 2 * KEYS * 4)
+        }
     };
-    let heads = shape.n_heads / shape.n_kv_heads;
-    let tiles = rows.plan.spans.iter().map(|rows| (rows * heads).div_ceil(queries)).sum();
-    let shared = (queries as u32 + 2 * KEYS) * 2 * dim;
-    let fixed = 2 * KEYS * 4;
     room(gpu, shared + fixed)?;
+    let heads = shape.n_heads / shape.n_kv_heads;
+    let tiles = rows.plan.spans.iter().map(|rows| (rows * heads).div_ceil(tile)).sum();
     let lists = [rows.tables.arg(OP, "tables", 0, 4)?, rows.spans.arg(OP, "spans", 0, 4)?];
     let mut args = vec![q, keys, values, lists[0], lists[1], out];
     args.extend([Arg::I32(int(OP, rows.plan.spans.len())?), Arg::I32(cache.number)]);
@@ -235,10 +269,14 @@ fn prefill(
     let launch =
         Launch::grid2(int(OP, tiles)? as u32, shape.n_kv_heads as u32, THREADS).with_shared(shared);
     // SAFETY: the buffers have the rows, and the slots that tables name; the kernel was made for this head.
-    unsafe { gpu.launch(&Kernel::new(&ATTENTION_PREFILL, cache.prefill[which]), launch, &args) }
+    unsafe { gpu.launch(&Kernel::new(&ATTENTION_PREFILL, name), launch, &args) }
 }
 
-/// Keys of a tile of the prefill kernel.
+/// For heads up to 64, 128 and 256.
+const TILED: [&str; 3] =
+    ["attention_prefill_tiled_64", "attention_prefill_tiled_128", "attention_prefill_tiled_256"];
+
+/// Keys of a tile of the prefill kernel for tensor cores.
 const KEYS: u32 = 64;
 
 fn decode(

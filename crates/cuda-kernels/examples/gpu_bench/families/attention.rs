@@ -3,7 +3,7 @@
 
 use blocks::DType;
 use cuda_kernels::ops::attention::{
-    self as attend, AttentionRow, AttentionShape, DecodeKernel, RowLists,
+    self as attend, AttentionRow, AttentionShape, DecodeKernel, Kernels, PrefillKernel, RowLists,
 };
 use cuda_kernels::ops::rope::{self as turn, Heads, KvSlots, RopeLayout, Rotation};
 use cuda_kernels::ops::rows::{self as pick, Table};
@@ -62,19 +62,25 @@ pub(super) fn decode(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
             let operations = 4 * sequences * positions * Q_WIDTH;
             cases.push(Case::new(name, bytes, operations, move || {
                 let buffers = [&q, keys.next(), values.next(), &out];
-                attend::attention_with(&gpu, kernel, &shape(cache), buffers, &rows)
+                let kernels = Kernels { decode: kernel, ..Kernels::FASTEST };
+                attend::attention_with(&gpu, kernels, &shape(cache), buffers, &rows)
             }));
         }
     }
     Ok(cases)
 }
 
-/// A prompt, causally.
+/// A prompt, causally, by the last kernel and, where that takes no minutes, by those before it.
 pub(super) fn prefill(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
     let sizes: &[usize] = if full { &[512, 2048, 8192] } else { &[40] };
     let mut cases = Vec::new();
     for cache in [DType::F16, DType::Q8_0] {
-        for &positions in sizes {
+        let kernels = (1..).zip(PrefillKernel::ALL);
+        let each = kernels.flat_map(|of| sizes.iter().map(move |&size| (of, size)));
+        for ((version, kernel), positions) in each {
+            if kernel != PrefillKernel::TensorCores && positions > 2048 {
+                continue;
+            }
             let gpu = gpu.clone();
             let tables = tables(1, positions);
             let rows: Vec<AttentionRow> =
@@ -84,11 +90,13 @@ pub(super) fn prefill(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
             let (keys, values) = (gpu.filled(0x2c, side)?, gpu.filled(0x2c, side)?);
             let floats = 4 * positions * Q_WIDTH;
             let (q, out) = (gpu.filled(0x2c, floats)?, gpu.alloc(floats)?);
-            let name = format!("{positions} in {cache}");
+            let name = format!("version {version} ({kernel:?}) of {positions} in {cache}");
             // Of each pair of positions, and of each with itself.
             let pairs = positions * (positions + 1) / 2;
             cases.push(Case::new(name, 2 * side + 2 * floats, 4 * pairs * Q_WIDTH, move || {
-                attend::attention(&gpu, &shape(cache), &q, &keys, &values, &rows, &out)
+                let kernels = Kernels { prefill: kernel, ..Kernels::FASTEST };
+                let buffers = [&q, &keys, &values, &out];
+                attend::attention_with(&gpu, kernels, &shape(cache), buffers, &rows)
             }));
         }
     }

@@ -46,6 +46,34 @@ const SLOTS: &str = "slots";
 /// Uploads that are remembered: of a step some five, twice as many where layers differ.
 const REMEMBERED: usize = 12;
 
+/// Whether kernels make elements of this type.
+pub(crate) fn can_encode(dtype: DType) -> bool {
+    quantize::can_quantize(dtype) || dequantize::can_dequantize(DType::F32, dtype)
+}
+
+/// A tensor on a GPU as another type of `len` bytes.
+pub(crate) fn to_dtype(x: &Tensor, dtype: DType, len: usize) -> Result<Tensor> {
+    let (buffer, elements) = (x.buffer()?, x.shape().elements().unwrap_or(0));
+    let gpu = buffer.gpu();
+    let converted = |to: DType, len: usize| {
+        let out = gpu.alloc(len)?;
+        dequantize::dequantize(gpu, elements, (&buffer, x.dtype()), (&out, to))?;
+        Ok::<_, Error>(out)
+    };
+    let out = if quantize::can_quantize(dtype) {
+        let numbers = match x.dtype() {
+            DType::F32 => buffer.clone(),
+            _ => converted(DType::F32, 4 * elements)?,
+        };
+        let out = gpu.alloc(len)?;
+        quantize::quantize(gpu, elements, &numbers, (&out, dtype))?;
+        out
+    } else {
+        converted(dtype, len)?
+    };
+    Tensor::on_gpu_as(dtype, x.shape().clone(), out)
+}
+
 impl GpuState {
     pub(crate) fn open(ordinal: usize) -> Result<Self> {
         Ok(Self {
