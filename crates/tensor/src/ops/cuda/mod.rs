@@ -57,7 +57,7 @@ pub(crate) fn to_dtype(x: &Tensor, dtype: DType, len: usize) -> Result<Tensor> {
     let gpu = buffer.gpu();
     let converted = |to: DType, len: usize| {
         let out = gpu.alloc(len)?;
-        dequantize::dequantize(gpu, elements, (&buffer, x.dtype()), (&out, to))?;
+        dequantize::dequantize(&gpu, elements, (&buffer, x.dtype()), (&out, to))?;
         Ok::<_, Error>(out)
     };
     let out = if quantize::can_quantize(dtype) {
@@ -66,7 +66,7 @@ pub(crate) fn to_dtype(x: &Tensor, dtype: DType, len: usize) -> Result<Tensor> {
             _ => converted(DType::F32, 4 * elements)?,
         };
         let out = gpu.alloc(len)?;
-        quantize::quantize(gpu, elements, &numbers, (&out, dtype))?;
+        quantize::quantize(&gpu, elements, &numbers, (&out, dtype))?;
         out
     } else {
         converted(dtype, len)?
