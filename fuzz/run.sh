@@ -41,7 +41,7 @@ for target in $targets; do
     echo "fuzzing $target, $limit"
     RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
--Cllvm-args=-sanitizer-coverage-trace-compares" \
+-Cllvm-args=-sanitizer-coverage-trace-compares" RUSTC_WRAPPER="$PWD/rustc.sh" \
         cargo build --release --target "$host" --target-dir target/fuzzing --bin "$target"
 
     found=target/corpus/$target

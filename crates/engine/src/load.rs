@@ -1,5 +1,6 @@
 //! How busy the engine is, and whether it takes one more request: asked without waiting for a step.
 
+use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -32,21 +33,45 @@ struct State {
     running_sequences: usize,
     /// Calls that wait for vectors of texts.
     embedding: usize,
-    /// Seconds from a request's beginning to its end: a running mean.
-    service: Option<f64>,
-    /// Seconds a prompt's row takes, decoding beside it included: a running mean.
-    row: Option<f64>,
+    /// Seconds from a request's beginning to its end.
+    service: Typical,
+    /// Seconds a prompt's row takes, decoding beside it included.
+    row: Typical,
+}
+
+/// The median of the last measurements, once there are two. The first steps read weights from the disk, and a GPU's
+/// kernels are compiled in them: they may take a thousand times as long as all that follow.
+#[derive(Debug, Default)]
+struct Typical(VecDeque<f64>);
+
+impl Typical {
+    /// Measurements that are remembered.
+    const LAST: usize = 9;
+
+    fn add(&mut self, new: f64) {
+        if self.0.len() == Self::LAST {
+            self.0.pop_front();
+        }
+        self.0.push_back(new);
+    }
+
+    fn get(&self) -> Option<f64> {
+        let mut sorted: Vec<f64> = self.0.iter().copied().collect();
+        sorted.sort_by(f64::total_cmp);
+        // Of two the smaller.
+        (sorted.len() > 1).then(|| sorted[(sorted.len() - 1) / 2])
+    }
 }
 
 impl State {
     /// Seconds until a request that is taken now would begin.
     fn delay(&self, sequences: usize, limits: &QueueLimits) -> f64 {
-        let prompts = self.waiting_tokens as f64 * self.row.unwrap_or(0.0);
+        let prompts = self.waiting_tokens as f64 * self.row.get().unwrap_or(0.0);
         // Beyond the sequences that run at once, somebody must end first.
         let wanted = self.running_sequences + self.waiting_sequences + sequences;
         let over = wanted.saturating_sub(limits.max_sequences) as f64;
         let turns = over / limits.max_sequences.max(1) as f64;
-        prompts + turns * self.service.unwrap_or(0.0)
+        prompts + turns * self.service.get().unwrap_or(0.0)
     }
 }
 
@@ -72,7 +97,8 @@ impl Load {
         let delay = s.delay(weight.sequences, &self.limits);
         let late = s.waiting > 0 && delay > self.limits.max_delay.as_secs_f64();
         if s.waiting >= self.limits.max_waiting || late {
-            let over = (delay - self.limits.max_delay.as_secs_f64()).max(s.service.unwrap_or(1.0));
+            let over =
+                (delay - self.limits.max_delay.as_secs_f64()).max(s.service.get().unwrap_or(1.0));
             let retry_after = Duration::from_secs_f64(over.clamp(1.0, 600.0).ceil());
             return Err(SubmitError::QueueFull { waiting: s.waiting, retry_after });
         }
@@ -100,14 +126,14 @@ impl Load {
         s.running -= 1;
         s.running_sequences -= weight.sequences;
         if served {
-            blend(&mut s.service, began.elapsed().as_secs_f64());
+            s.service.add(began.elapsed().as_secs_f64());
         }
     }
 
     /// A step with rows of prompts took so long.
     pub(crate) fn step(&self, prompt_rows: usize, seconds: f64) {
         if prompt_rows > 0 {
-            blend(&mut self.state().row, seconds / prompt_rows as f64);
+            self.state().row.add(seconds / prompt_rows as f64);
         }
     }
 
@@ -131,7 +157,7 @@ impl Load {
 
     /// When somebody who is refused for another reason may try again.
     pub(crate) fn retry_after(&self) -> Duration {
-        Duration::from_secs_f64(self.state().service.unwrap_or(1.0).clamp(1.0, 60.0).ceil())
+        Duration::from_secs_f64(self.state().service.get().unwrap_or(1.0).clamp(1.0, 60.0).ceil())
     }
 }
 
@@ -142,10 +168,6 @@ impl Drop for Embedding<'_> {
     fn drop(&mut self) {
         self.0.state().embedding -= 1;
     }
-}
-
-fn blend(mean: &mut Option<f64>, new: f64) {
-    *mean = Some(mean.map_or(new, |old| old + 0.1 * (new - old)));
 }
 
 #[cfg(test)]
@@ -177,7 +199,8 @@ mod tests {
     #[test]
     fn the_queue_is_bounded_by_the_time_it_would_take() {
         let load = load(100, 3);
-        // Ten seconds for a thousand rows: a prompt of 100 takes one.
+        // Ten seconds for a thousand rows: a prompt of 100 takes one. The first step took longer.
+        load.step(10, 100.0);
         load.step(1000, 10.0);
         for waiting in 0..4 {
             assert_eq!(load.counts().0, waiting);
@@ -194,7 +217,33 @@ mod tests {
     fn whoever_comes_first_is_taken_however_slow_the_engine() {
         let load = load(100, 3);
         load.step(1, 1000.0);
+        load.step(1, 1000.0);
         load.admit(ONE).unwrap();
         assert!(load.admit(ONE).is_err());
+    }
+
+    #[test]
+    fn few_steps_that_are_unlike_the_others_are_not_counted() {
+        let load = load(100, 3);
+        let waits_for_one = || {
+            load.admit(ONE).unwrap();
+            let taken = load.admit(ONE).is_ok();
+            for _ in 0..load.counts().0 {
+                load.left_queue(ONE, false);
+            }
+            taken
+        };
+        load.step(10, 100.0);
+        assert!(waits_for_one(), "nothing is known of a single step");
+        for _ in 0..4 {
+            load.step(1000, 10.0);
+            load.step(1000, 10.0);
+            load.step(10, 100.0);
+            assert!(waits_for_one());
+        }
+        for _ in 0..Typical::LAST {
+            load.step(10, 100.0);
+        }
+        assert!(!waits_for_one(), "as slow as the last steps are");
     }
 }
