@@ -132,11 +132,13 @@ DEVICE OneRow one_row(const float* q, int lane, int head_dim) {
 DEVICE void see_position(OneRow& row, const uint8_t* key, const uint8_t* value, int type, bool mine, float factor, float softcap) {
     float x[CHUNK] = {}, product = 0.0f;
     if (mine) read_chunk(type, key, lane_id(), x);
+#pragma unroll
     for (int i = 0; i < CHUNK; ++i) product += row.query[i] * x[i];
     float score = warp_sum(product) * factor;
     if (softcap > 0.0f) score = soft_capped(score, softcap);
     const float now = fmaxf(row.most, score), old = exp2_approx(row.most - now), p = exp2_approx(score - now);
     if (mine) read_chunk(type, value, lane_id(), x);
+#pragma unroll
     for (int i = 0; i < CHUNK; ++i) row.sum[i] = row.sum[i] * old + p * x[i];
     row.weight = row.weight * old + p;
     row.most = now;

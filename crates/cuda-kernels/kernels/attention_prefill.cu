@@ -81,7 +81,7 @@ DEVICE int64_t head_of(const Tile& tile, int m, int n_heads, int kv_head) {
 // 1: the equation, position by position: a sum over the warp gives a score. Every row reads all its keys and values
 // again, a byte of f16 for each operation, and for each score the lanes wait for five shuffles.
 // Launch: grid (tiles of 4 rows of all spans, n_kv_heads), 128 threads.
-KERNEL(THREADS, attention_prefill_per_row, PREFILL_PARAMETERS) {
+KERNEL_BLOCKS(THREADS, 8, attention_prefill_per_row, PREFILL_PARAMETERS) {
     const Tile tile = tile_of(spans, n_spans, n_heads / n_kv_heads, window, WARPS);
     const int m = tile.first + warp_id(), lane = lane_id(), kv_head = blockIdx.y, bytes = head_bytes(type, head_dim);
     if (m > tile.last) return;
@@ -94,7 +94,9 @@ KERNEL(THREADS, attention_prefill_per_row, PREFILL_PARAMETERS) {
         const int64_t at = (int64_t(slot_of(tables + tile.table, block_size, position)) * n_kv_heads + kv_head) * bytes;
         see_position(row, keys + at, values + at, type, mine, factor, softcap);
     }
-    for (int i = 0; mine && i < CHUNK; ++i) out[head * head_dim + lane * CHUNK + i] = row.sum[i] / row.weight;
+#pragma unroll
+    for (int i = 0; i < CHUNK; ++i)
+        if (mine) out[head * head_dim + lane * CHUNK + i] = row.sum[i] / row.weight;
 }
 
 // ---- 2: tiles, multiplied by lanes --------------------------------------------------------------
@@ -153,6 +155,7 @@ template <int DIM> DEVICE void tiled(PREFILL_PARAMETERS) {
 #pragma unroll 4
             for (int d = 0; d < DIM; d += 4) {
                 const Float4 a = four(query + d), b = four(key_tile + key * LINE + d);
+#pragma unroll
                 for (int e = 0; e < 4; ++e) product += a.x[e] * b.x[e];
             }
             score[j] = softcap > 0.0f ? soft_capped(product * factor, softcap) : product * factor;
@@ -174,12 +177,14 @@ template <int DIM> DEVICE void tiled(PREFILL_PARAMETERS) {
         __syncwarp();  // the row's other threads read them
 #pragma unroll
         for (int j = 0; j < DIM / 16; ++j)
+#pragma unroll
             for (int e = 0; e < 4; ++e) sum[j][e] *= old;
         for (int key = 0; key < TILED_KEYS; ++key) {
             const float p = weights[key];
 #pragma unroll
             for (int j = 0; j < DIM / 16; ++j) {
                 const Float4 v = four(value_tile + key * LINE + 16 * j + 4 * part);
+#pragma unroll
                 for (int e = 0; e < 4; ++e) sum[j][e] += p * v.x[e];
             }
         }
@@ -190,7 +195,9 @@ template <int DIM> DEVICE void tiled(PREFILL_PARAMETERS) {
     float* to_head = out + head_of(tile, m, n_heads, kv_head) * head_dim;
 #pragma unroll
     for (int j = 0; j < DIM / 16; ++j)
-        for (int e = 0; e < 4 && 16 * j + 4 * part < head_dim; ++e) to_head[16 * j + 4 * part + e] = sum[j][e] / weight;
+#pragma unroll
+        for (int e = 0; e < 4; ++e)
+            if (16 * j + 4 * part < head_dim) to_head[16 * j + 4 * part + e] = sum[j][e] / weight;
 }
 
 // Launch: grid (tiles of 32 rows of all spans, n_kv_heads), 128 threads, (96 * (dim + 4) + 32 * 33) * 4 bytes of shared
