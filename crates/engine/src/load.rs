@@ -1,6 +1,5 @@
 //! How busy the engine is, and whether it takes one more request: asked without waiting for a step.
 
-use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::time::{Duration, Instant};
@@ -34,32 +33,37 @@ struct State {
     /// Calls that wait for vectors of texts.
     embedding: usize,
     /// Seconds from a request's beginning to its end.
-    service: Typical,
+    service: Mean,
     /// Seconds a prompt's row takes, decoding beside it included.
-    row: Typical,
+    row: Mean,
 }
 
-/// The median of the last measurements, once there are two. The first steps read weights from the disk, and a GPU's
-/// kernels are compiled in them: they may take a thousand times as long as all that follow.
+/// A running mean of all but the first measurement. The first steps read weights from the disk, and a GPU's kernels are
+/// compiled in them: they may take a thousand times as long as all that follow.
 #[derive(Debug, Default)]
-struct Typical(VecDeque<f64>);
+struct Mean {
+    measurements: u32,
+    value: f64,
+}
 
-impl Typical {
-    /// Measurements that are remembered.
-    const LAST: usize = 9;
+impl Mean {
+    /// How many times the mean a measurement counts at most.
+    const MOST: f64 = 8.0;
 
     fn add(&mut self, new: f64) {
-        if self.0.len() == Self::LAST {
-            self.0.pop_front();
+        match self.measurements {
+            0 => {}
+            1 => self.value = new,
+            n => {
+                let share = (1.0 / f64::from(n)).max(0.1);
+                self.value += share * (new.min(Self::MOST * self.value) - self.value);
+            }
         }
-        self.0.push_back(new);
+        self.measurements = self.measurements.saturating_add(1);
     }
 
     fn get(&self) -> Option<f64> {
-        let mut sorted: Vec<f64> = self.0.iter().copied().collect();
-        sorted.sort_by(f64::total_cmp);
-        // Of two the smaller.
-        (sorted.len() > 1).then(|| sorted[(sorted.len() - 1) / 2])
+        (self.measurements > 1).then_some(self.value)
     }
 }
 
@@ -224,8 +228,8 @@ mod tests {
 
     #[test]
     fn few_steps_that_are_unlike_the_others_are_not_counted() {
-        let load = load(100, 3);
-        let waits_for_one = || {
+        let load = load(100, 100);
+        let second_is_taken = || {
             load.admit(ONE).unwrap();
             let taken = load.admit(ONE).is_ok();
             for _ in 0..load.counts().0 {
@@ -233,17 +237,17 @@ mod tests {
             }
             taken
         };
-        load.step(10, 100.0);
-        assert!(waits_for_one(), "nothing is known of a single step");
+        load.step(1, 1000.0);
+        assert!(second_is_taken(), "nothing is known of a single step");
         for _ in 0..4 {
             load.step(1000, 10.0);
             load.step(1000, 10.0);
-            load.step(10, 100.0);
-            assert!(waits_for_one());
+            load.step(1, 1000.0);
+            assert!(second_is_taken());
         }
-        for _ in 0..Typical::LAST {
-            load.step(10, 100.0);
+        for _ in 0..30 {
+            load.step(1, 1000.0);
         }
-        assert!(!waits_for_one(), "as slow as the last steps are");
+        assert!(!second_is_taken(), "it has become slow");
     }
 }
