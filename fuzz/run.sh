@@ -37,13 +37,16 @@ fi
 
 # --target keeps the flags from build scripts, which would lack the symbols they ask for.
 host=$(rustc -vV | sed -n 's/^host: //p')
-for target in $targets; do
-    echo "fuzzing $target, $limit"
-    RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
+bins=
+for target in $targets; do bins="$bins --bin $target"; done
+# shellcheck disable=SC2086 # an option a word
+RUSTFLAGS="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4 \
 -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table \
 -Cllvm-args=-sanitizer-coverage-trace-compares" RUSTC_WRAPPER="$PWD/rustc.sh" \
-        cargo build --release --target "$host" --target-dir target/fuzzing --bin "$target"
+    cargo build --release --target "$host" --target-dir target/fuzzing $bins
 
+for target in $targets; do
+    echo "fuzzing $target, $limit"
     found=target/corpus/$target
     mkdir -p "$found" "corpus/$target" target/artifacts
     dict=

@@ -12,5 +12,9 @@ cd "$(dirname "$0")/../.."
 # --target keeps the flags from build scripts and procedural macros, which run uninstrumented.
 host=$(rustc -vV | sed -n 's/^host: //p')
 export RUSTC_BOOTSTRAP=1 RUSTFLAGS="${RUSTFLAGS:-} -Zsanitizer=address"
-[ $# -gt 0 ] || set -- --lib --tests
+# Without its documentation's examples, which are not linked with the sanitizer.
+case " $* " in
+    *" --lib "* | *" --test "* | *" --tests "*) ;;
+    *) set -- --lib --tests "$@" ;;
+esac
 exec cargo test --target "$host" --target-dir target/asan -p cpu-kernels "$@"

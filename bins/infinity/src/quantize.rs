@@ -45,9 +45,12 @@ pub(crate) struct Args {
     /// Threads (default: as many as the machine allows)
     #[arg(short, long, value_name = "N")]
     threads: Option<usize>,
-    /// cpu or cuda:N, which makes the same bytes; what a GPU does not make (IQ4_XS, ternary) the processor does
+    /// cpu or cuda:N, which makes the same bytes; what a GPU does not make (IQ4_XS, MXFP4, ternary) the processor does
     #[arg(long, default_value = "cpu")]
     device: Device,
+    /// Show a GPU's time by kernel
+    #[arg(long)]
+    profile: bool,
     /// Write nothing, show each tensor's type and size
     #[arg(long)]
     dry_run: bool,
@@ -78,6 +81,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         let bar = ProgressBar::with_draw_target(Some(1000), ProgressDrawTarget::stderr());
         bar.set_style(ProgressStyle::with_template("{wide_bar} {percent} % {msg:32!} {eta}")?);
         let stop = interrupt()?;
+        if args.profile {
+            args.device.start_profile()?;
+        }
         let done =
             compress::quantize(&input, &args.output, file_type, &options, &mut |t, share| {
                 bar.set_position((share * 1000.0) as u64);
@@ -88,6 +94,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
                 }
             });
         bar.finish_and_clear();
+        if let Some(profile) = args.device.stop_profile()? {
+            eprintln!("{}, by kernel:\n{profile}", args.device);
+        }
         done?
     };
     if args.json {

@@ -105,21 +105,18 @@ fn a_file_is_quantized_to_the_bytes_of_the_processor() {
     let made = |device: &str| {
         let out = folder.path().join(device.replace(':', "-"));
         let [model, to] = [&model, &out].map(|path| path.to_str().unwrap());
-        infinity(&[
-            "quantize",
-            model,
-            to,
-            "Q4_K_M",
-            "--device",
-            device,
-            "--tensor-type",
-            "attn_q=iq4_nl",
-            "--tensor-type",
-            "ffn_down=iq4_xs",
-        ]);
-        std::fs::read(out).unwrap()
+        let mut args = vec!["quantize", model, to, "Q4_K_M", "--device", device, "--profile"];
+        args.extend(["--tensor-type", "attn_q=iq4_nl"]);
+        args.extend(["--tensor-type", r"blk\.0\.ffn_down=iq4_xs"]);
+        let [_, profile] = infinity(&args);
+        (std::fs::read(&out).unwrap(), profile)
     };
-    assert!(made("cpu") == made("cuda:0"));
+    let ((by_processor, none), (by_gpu, profile)) = (made("cpu"), made("cuda:0"));
+    assert!(by_processor == by_gpu);
+    assert!(!none.contains("by kernel"), "{none}");
+    let made = |kernel| launches(&profile, kernel);
+    assert!(made("quantize_iq4_nl") > 0 && made("quantize_q5_0") > 0, "{profile}");
+    assert!(made("quantize_q4_k") + made("quantize_q6_k") > 0, "{profile}");
 }
 
 /// How often the table of a profile says that a kernel was launched.

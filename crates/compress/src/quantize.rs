@@ -213,7 +213,8 @@ fn encode<'a>(
             for first in (0..rows).step_by(step) {
                 let n = step.min(rows - first);
                 let source = Source::Bytes(t.from, &data[first * from_row..(first + n) * from_row]);
-                let out = blocks_of(source, [n, cols], t, options).map_err(Stopped::Because)?;
+                let out =
+                    blocks_of(source, first, [n, cols], t, options).map_err(Stopped::Because)?;
                 pieces.send(out.into())?;
                 let share = (done + (first + n) * from_row) as f64 / total;
                 if progress(t, share).is_break() {
@@ -226,16 +227,21 @@ fn encode<'a>(
     Ok(())
 }
 
-/// Rows of a tensor as blocks.
+/// Rows of a tensor, from row `first` on, as what they are to be.
 fn blocks_of(
     source: Source<'_>,
+    first: usize,
     [rows, cols]: [usize; 2],
     t: &Quantized,
     options: &QuantizeOptions,
 ) -> Result<Vec<u8>, Error> {
     let work = Work::threads(options.threads);
-    let failed = |source| Error::Quantize { tensor: t.name.clone(), source };
-    if options.device != Device::Cpu && options.device.can_encode(t.to) {
+    let failed = |error: QuantError| Error::Quantize {
+        tensor: t.name.clone(),
+        source: error.in_rows_from(first),
+    };
+    // Plain numbers are bound by their bytes, which would go there and back.
+    if options.device != Device::Cpu && t.to.is_quantized() && options.device.can_encode(t.to) {
         let x = quant_core::dequantize_tensor(source, rows, cols, work).map_err(failed)?;
         // Which element is not finite, or too large for scales in half precision, is told on the processor's way.
         if x.iter().all(|x| x.abs() <= HALF_MAX) {
@@ -284,4 +290,36 @@ fn metadata(input: &Metadata, file_type: FileType) -> Metadata {
     metadata.set("general.quantization_version", 2u32);
     metadata.set("general.file_type", file_type.id());
     metadata
+}
+
+#[cfg(test)]
+mod tests {
+    use blocks::DType;
+
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_row_of_the_tensor() {
+        let t = Quantized {
+            name: "w".to_owned(),
+            shape: vec![32, 100],
+            from: DType::F32,
+            to: DType::Q8_0,
+            fallback_from: None,
+            bytes_before: 12_800,
+            bytes_after: 3400,
+        };
+        let of = |x: f32| {
+            let mut rows = vec![0.5; 64];
+            rows[40] = x;
+            let options = QuantizeOptions::default();
+            blocks_of(Source::Values(&rows), 70, [2, 32], &t, &options).unwrap_err().to_string()
+        };
+        for (x, said) in [
+            (f32::NAN, "row 71, column 8 is infinite or NaN"),
+            (1e9, "row 71, column 8 is too large"),
+        ] {
+            assert!(of(x).contains(said), "{}", of(x));
+        }
+    }
 }

@@ -54,10 +54,6 @@ impl Cache {
     }
 }
 
-fn is_quantized(dtype: DType) -> bool {
-    dtype.block_len() > 1
-}
-
 /// The query as Q8_0 keys meet it: rounded to int8 with a scale for each 32.
 fn rounded(cfg: &AttentionConfig, q: &[f32]) -> Vec<f64> {
     let unit = if cfg.softcap.is_some() { 1.0 } else { std::f32::consts::LOG2_E };
@@ -155,7 +151,7 @@ fn check_case(case: &Case) {
         out
     };
     let exact: Vec<f64> = q.iter().map(|&x| f64::from(x)).collect();
-    let quantized = is_quantized(cfg.kv_dtype);
+    let quantized = cfg.kv_dtype.is_quantized();
     let as_used = if quantized { rounded(cfg, &q) } else { exact.clone() };
     let references = |q: &[f64]| -> Vec<f64> {
         let rows = q.chunks(width).zip(&seen);
@@ -215,7 +211,7 @@ proptest! {
         seed in any::<u64>(),
     ) {
         let head_dim =
-            if is_quantized(dtype) { head_dim.next_multiple_of(32) } else { head_dim };
+            if dtype.is_quantized() { head_dim.next_multiple_of(32) } else { head_dim };
         let cfg = AttentionConfig {
             n_heads: n_kv_heads * shared,
             n_kv_heads,

@@ -1,4 +1,5 @@
-// What both attentions share: the types of a cache, and where its elements lie.
+// What both attentions share: the types of a cache, where its elements lie, a row by a warp (`OneRow`), and which
+// positions are seen.
 //
 // A layer's keys, and its values, are a buffer [slots, n_kv_heads * head_dim]. Position p of a sequence
 // lies in slot table[p / block_size] * block_size + p % block_size, where table lists the sequence's blocks.

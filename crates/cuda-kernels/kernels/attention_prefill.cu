@@ -134,7 +134,6 @@ template <int DIM> DEVICE void tiled(PREFILL_PARAMETERS) {
     const int own = threadIdx.x / 4, part = threadIdx.x % 4, m = min(tile.first + own, tile.last);
     const int to = seen_to(tile, m), from = window_of(tile, to), end = seen_to(tile, tile.last);
     const float factor = query_factor(scale, softcap), *query = queries + own * LINE;
-    float *weights = value_tile + TILED_KEYS * LINE + own * (TILED_KEYS + 1);
     float sum[DIM / 16][4] = {}, most = MINUS_INFINITY, weight = 0.0f;
     for (int base = seen_from(tile, tile.first) / TILED_KEYS * TILED_KEYS; base < end; base += TILED_KEYS) {
         __syncthreads();  // all are done with the tiles before
@@ -170,24 +169,26 @@ template <int DIM> DEVICE void tiled(PREFILL_PARAMETERS) {
         weight *= old;
 #pragma unroll
         for (int j = 0; j < TILED_KEYS / 4; ++j) {
-            const float p = exp2_approx(score[j] - shift);
-            weights[4 * j + part] = p;
-            weight += p;
+            score[j] = exp2_approx(score[j] - shift);
+            weight += score[j];
         }
-        __syncwarp();  // the row's other threads read them
 #pragma unroll
         for (int j = 0; j < DIM / 16; ++j)
 #pragma unroll
             for (int e = 0; e < 4; ++e) sum[j][e] *= old;
-        for (int key = 0; key < TILED_KEYS; ++key) {
-            const float p = weights[key];
 #pragma unroll
-            for (int j = 0; j < DIM / 16; ++j) {
-                const Float4 v = four(value_tile + key * LINE + 16 * j + 4 * part);
+        for (int i = 0; i < TILED_KEYS / 4; ++i)
+#pragma unroll 1
+            for (int owner = 0; owner < 4; ++owner) {  // which of the row's threads has the weight
+                const float p = __shfl_sync(ALL_LANES, score[i], (lane_id() & ~3) | owner);
+                const float* value = value_tile + (4 * i + owner) * LINE + 4 * part;
 #pragma unroll
-                for (int e = 0; e < 4; ++e) sum[j][e] += p * v.x[e];
+                for (int j = 0; j < DIM / 16; ++j) {
+                    const Float4 v = four(value + 16 * j);
+#pragma unroll
+                    for (int e = 0; e < 4; ++e) sum[j][e] += p * v.x[e];
+                }
             }
-        }
     }
     weight += __shfl_xor_sync(ALL_LANES, weight, 1);
     weight += __shfl_xor_sync(ALL_LANES, weight, 2);
@@ -200,7 +201,7 @@ template <int DIM> DEVICE void tiled(PREFILL_PARAMETERS) {
             if (16 * j + 4 * part < head_dim) to_head[16 * j + 4 * part + e] = sum[j][e] / weight;
 }
 
-// Launch: grid (tiles of 32 rows of all spans, n_kv_heads), 128 threads, (96 * (dim + 4) + 32 * 33) * 4 bytes of shared
+// Launch: grid (tiles of 32 rows of all spans, n_kv_heads), 128 threads, 96 * (dim + 4) * 4 bytes of shared
 // memory, dim being the next of 64, 128 and 256 from head_dim on.
 #define TILED(dim) \
     KERNEL(THREADS, attention_prefill_tiled_##dim, PREFILL_PARAMETERS) { tiled<dim>(PREFILL_ARGUMENTS); }

@@ -164,9 +164,10 @@ fn reference(
     out
 }
 
-/// Of the largest element: what halves round, decoding quantized elements alone, prefill all.
-fn tolerance(cache: DType, prefill: bool) -> f64 {
-    match (cache, prefill) {
+/// Of the largest element: what `halves` round, where queries and weights are multiplied so, or the int8 to which
+/// decoding rounds queries that meet quantized keys.
+fn tolerance(cache: DType, halves: bool) -> f64 {
+    match (cache, halves) {
         (DType::BF16, true) => 1.5e-2,
         (_, true) => 2e-3,
         (DType::Q8_0 | DType::Q4_0, false) => 1e-3,
@@ -305,14 +306,18 @@ fn a_row_does_not_depend_on_the_others() {
     let q = paged.queries(92, 40);
     let width = q.len() / 92;
     on_each(|gpu, name| {
-        let run = |rows: &[AttentionRow], at: usize| {
+        let run = |prefill: PrefillKernel, rows: &[AttentionRow], at: usize| {
             let q = &q[at * width..][..rows.len() * width];
-            paged.run(gpu, Kernels::FASTEST, q, &paged.rows(gpu, rows, 2))
+            let kernels = Kernels { prefill, ..Kernels::FASTEST };
+            paged.run(gpu, kernels, q, &paged.rows(gpu, rows, 2))
         };
-        let whole = run(&prompt, 0);
-        // Cut where the tiles of three heads' queries are not.
-        let parts = [run(&prompt[..31], 0), run(&prompt[31..], 31)].concat();
-        assert!(whole == parts, "{name}: a prompt in two parts");
+        for prefill in PrefillKernel::ALL {
+            let whole = run(prefill, &prompt, 0);
+            // Cut where the tiles of three heads' queries are not.
+            let parts = [run(prefill, &prompt[..31], 0), run(prefill, &prompt[31..], 31)].concat();
+            assert!(whole == parts, "{name}, {prefill:?}: a prompt in two parts");
+        }
+        let run = |rows: &[AttentionRow], at: usize| run(PrefillKernel::TensorCores, rows, at);
         let rows = [paged.row(0, 77), paged.row(1, 530)];
         let both = run(&rows, 90);
         let alone = [run(&rows[..1], 90), run(&rows[1..], 91)].concat();
@@ -333,10 +338,21 @@ fn encoders_see_both_directions() {
     let want = reference(&shape, &q, [&k, &v], slots);
     on_each(|gpu, name| {
         let [q, k, v] = [&q, &k, &v].map(|x| gpu.upload(x).unwrap());
-        let out = poisoned(gpu, q.len());
         let rows = RowLists::bidirectional(&lengths).unwrap().upload(gpu).unwrap();
-        attention_bidirectional(gpu, &shape, &q, &k, &v, &rows, &out).unwrap();
-        assert_close(&out.download::<f32>().unwrap(), &want, tolerance(DType::F32, true), name);
+        for prefill in PrefillKernel::ALL {
+            let out = poisoned(gpu, q.len());
+            let kernels = Kernels { prefill, ..Kernels::FASTEST };
+            attention_with(gpu, kernels, &shape, [&q, &k, &v, &out], &rows).unwrap();
+            let halves = prefill == PrefillKernel::TensorCores;
+            let what = format!("{name}, {prefill:?}");
+            let got = out.download::<f32>().unwrap();
+            assert_close(&got, &want, tolerance(DType::F32, halves), &what);
+            if halves {
+                let fastest = poisoned(gpu, q.len());
+                attention_bidirectional(gpu, &shape, &q, &k, &v, &rows, &fastest).unwrap();
+                assert!(fastest.download::<f32>().unwrap() == got, "{what}");
+            }
+        }
     });
 }
 

@@ -168,12 +168,24 @@ fn of_equals_the_first_are_kept() {
     check(&[-0.0, 0.0, -0.0, 0.0], &params(1.0, 3, 0.6, 0.0));
 }
 
+/// More candidates than shared memory holds.
+fn flat() -> Vec<f32> {
+    normal(&mut random(9), 9100, 0.3)
+}
+
 #[test]
-fn rows_of_more_candidates_than_shared_memory_holds() {
-    let flat = normal(&mut random(9), 9100, 0.3);
-    check(&flat, &params(1.0, 0, 0.95, 0.0));
-    check(&flat[1..], &params(1.0, 8500, 0.97, 0.0));
-    check(&flat, &params(2.0, 50, 1.0, 0.0));
+fn nuclei_of_more_than_shared_memory_holds() {
+    check(&flat(), &params(1.0, 0, 0.95, 0.0));
+}
+
+#[test]
+fn more_of_the_largest_than_shared_memory_holds() {
+    check(&flat()[1..], &params(1.0, 8500, 0.97, 0.0));
+}
+
+#[test]
+fn few_of_many_candidates() {
+    check(&flat(), &params(2.0, 50, 1.0, 0.0));
     // And with too few within any distance.
     let far: Vec<f32> = (0..200).map(|i| -25.0 * i as f32).collect();
     check(&far, &params(30.0, 3, 1.0, 0.0));

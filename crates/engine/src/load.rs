@@ -32,50 +32,45 @@ struct State {
     running_sequences: usize,
     /// Calls that wait for vectors of texts.
     embedding: usize,
-    /// Seconds from a request's beginning to its end.
-    service: Mean,
-    /// Seconds a prompt's row takes, decoding beside it included.
-    row: Mean,
+    /// Steps with rows of prompts so far, and when the last of [`WARM_UP`] ended.
+    prompt_steps: u32,
+    warm_since: Option<Instant>,
+    /// Seconds a prompt's row takes, decoding beside it included: until it is warm the least, then a running mean.
+    row: Option<f64>,
+    /// Seconds from a request's beginning to its end: a running mean of those that began when it was warm.
+    service: Option<f64>,
 }
 
-/// A running mean of all but the first measurement. The first steps read weights from the disk, and a GPU's kernels are
-/// compiled in them: they may take a thousand times as long as all that follow.
-#[derive(Debug, Default)]
-struct Mean {
-    measurements: u32,
-    value: f64,
-}
+/// Steps with prompts before their times are believed: weights are read from the disk in them, and a GPU's kernels are
+/// compiled, which may take a thousand times as long as all that follows.
+const WARM_UP: u32 = 4;
 
-impl Mean {
-    /// How many times the mean a measurement counts at most.
-    const MOST: f64 = 8.0;
+/// A step counts for at most so many times the mean: kernels that are met later are compiled later.
+const MOST: f64 = 8.0;
 
-    fn add(&mut self, new: f64) {
-        match self.measurements {
-            0 => {}
-            1 => self.value = new,
-            n => {
-                let share = (1.0 / f64::from(n)).max(0.1);
-                self.value += share * (new.min(Self::MOST * self.value) - self.value);
-            }
-        }
-        self.measurements = self.measurements.saturating_add(1);
-    }
-
-    fn get(&self) -> Option<f64> {
-        (self.measurements > 1).then_some(self.value)
-    }
+fn blend(mean: f64, new: f64) -> f64 {
+    mean + 0.1 * (new - mean)
 }
 
 impl State {
     /// Seconds until a request that is taken now would begin.
     fn delay(&self, sequences: usize, limits: &QueueLimits) -> f64 {
-        let prompts = self.waiting_tokens as f64 * self.row.get().unwrap_or(0.0);
+        if self.warm_since.is_none() {
+            return 0.0;
+        }
+        let prompts = self.waiting_tokens as f64 * self.row.unwrap_or(0.0);
         // Beyond the sequences that run at once, somebody must end first.
         let wanted = self.running_sequences + self.waiting_sequences + sequences;
         let over = wanted.saturating_sub(limits.max_sequences) as f64;
         let turns = over / limits.max_sequences.max(1) as f64;
-        prompts + turns * self.service.get().unwrap_or(0.0)
+        prompts + turns * self.service.unwrap_or(0.0)
+    }
+
+    /// A request that began then has been served.
+    fn served(&mut self, began: Instant, seconds: f64) {
+        if self.warm_since.is_some_and(|warm| began >= warm) {
+            self.service = Some(self.service.map_or(seconds, |mean| blend(mean, seconds)));
+        }
     }
 }
 
@@ -101,8 +96,7 @@ impl Load {
         let delay = s.delay(weight.sequences, &self.limits);
         let late = s.waiting > 0 && delay > self.limits.max_delay.as_secs_f64();
         if s.waiting >= self.limits.max_waiting || late {
-            let over =
-                (delay - self.limits.max_delay.as_secs_f64()).max(s.service.get().unwrap_or(1.0));
+            let over = (delay - self.limits.max_delay.as_secs_f64()).max(s.service.unwrap_or(1.0));
             let retry_after = Duration::from_secs_f64(over.clamp(1.0, 600.0).ceil());
             return Err(SubmitError::QueueFull { waiting: s.waiting, retry_after });
         }
@@ -130,14 +124,25 @@ impl Load {
         s.running -= 1;
         s.running_sequences -= weight.sequences;
         if served {
-            s.service.add(began.elapsed().as_secs_f64());
+            s.served(began, began.elapsed().as_secs_f64());
         }
     }
 
     /// A step with rows of prompts took so long.
     pub(crate) fn step(&self, prompt_rows: usize, seconds: f64) {
-        if prompt_rows > 0 {
-            self.state().row.add(seconds / prompt_rows as f64);
+        if prompt_rows == 0 {
+            return;
+        }
+        let mut s = self.state();
+        let new = seconds / prompt_rows as f64;
+        s.row = Some(match s.row {
+            None => new,
+            Some(least) if s.warm_since.is_none() => least.min(new),
+            Some(mean) => blend(mean, new.min(MOST * mean)),
+        });
+        s.prompt_steps = s.prompt_steps.saturating_add(1);
+        if s.prompt_steps == WARM_UP {
+            s.warm_since = Some(Instant::now());
         }
     }
 
@@ -161,7 +166,7 @@ impl Load {
 
     /// When somebody who is refused for another reason may try again.
     pub(crate) fn retry_after(&self) -> Duration {
-        Duration::from_secs_f64(self.state().service.get().unwrap_or(1.0).clamp(1.0, 60.0).ceil())
+        Duration::from_secs_f64(self.state().service.unwrap_or(1.0).clamp(1.0, 60.0).ceil())
     }
 }
 
@@ -203,9 +208,10 @@ mod tests {
     #[test]
     fn the_queue_is_bounded_by_the_time_it_would_take() {
         let load = load(100, 3);
-        // Ten seconds for a thousand rows: a prompt of 100 takes one. The first step took longer.
-        load.step(10, 100.0);
-        load.step(1000, 10.0);
+        // Ten seconds for a thousand rows: a prompt of 100 takes one. The first steps took longer.
+        for seconds in [1000.0, 200.0, 10.0, 50.0] {
+            load.step(1000, seconds);
+        }
         for waiting in 0..4 {
             assert_eq!(load.counts().0, waiting);
             load.admit(ONE).unwrap();
@@ -220,34 +226,55 @@ mod tests {
     #[test]
     fn whoever_comes_first_is_taken_however_slow_the_engine() {
         let load = load(100, 3);
-        load.step(1, 1000.0);
-        load.step(1, 1000.0);
+        for _ in 0..WARM_UP {
+            load.step(1, 1000.0);
+        }
         load.admit(ONE).unwrap();
         assert!(load.admit(ONE).is_err());
     }
 
+    /// Whether somebody is taken while a prompt of a hundred tokens waits.
+    fn second_is_taken(load: &Load) -> bool {
+        load.admit(ONE).unwrap();
+        let taken = load.admit(ONE).is_ok();
+        for _ in 0..load.counts().0 {
+            load.left_queue(ONE, false);
+        }
+        taken
+    }
+
     #[test]
-    fn few_steps_that_are_unlike_the_others_are_not_counted() {
+    fn few_steps_that_are_unlike_the_others_refuse_nobody() {
         let load = load(100, 100);
-        let second_is_taken = || {
-            load.admit(ONE).unwrap();
-            let taken = load.admit(ONE).is_ok();
-            for _ in 0..load.counts().0 {
-                load.left_queue(ONE, false);
-            }
-            taken
-        };
-        load.step(1, 1000.0);
-        assert!(second_is_taken(), "nothing is known of a single step");
+        for slow in [true, true, false, true] {
+            load.step(1000, if slow { 10_000.0 } else { 10.0 });
+            assert!(second_is_taken(&load), "while it is warming up, and from what it then knows");
+        }
         for _ in 0..4 {
             load.step(1000, 10.0);
             load.step(1000, 10.0);
             load.step(1, 1000.0);
-            assert!(second_is_taken());
+            assert!(second_is_taken(&load));
         }
         for _ in 0..30 {
             load.step(1, 1000.0);
         }
-        assert!(!second_is_taken(), "it has become slow");
+        assert!(!second_is_taken(&load), "it has become slow");
+    }
+
+    #[test]
+    fn requests_count_as_long_as_they_took_once_it_is_warm() {
+        let mut s = State::default();
+        let cold = Instant::now();
+        s.served(cold, 1000.0);
+        s.warm_since = Some(cold + Duration::from_secs(1));
+        s.served(cold, 1000.0);
+        assert_eq!(s.service, None, "it began before");
+        // Most are probes, a tenth takes a minute: six seconds on average.
+        for i in 0..300 {
+            s.served(cold + Duration::from_secs(2), if i % 10 == 0 { 60.0 } else { 0.01 });
+        }
+        let mean = s.service.unwrap();
+        assert!((3.0..9.0).contains(&mean), "{mean}");
     }
 }

@@ -71,3 +71,14 @@ pub enum QuantError {
     #[error("cancelled")]
     Cancelled,
 }
+
+impl QuantError {
+    /// The same error of a tensor of which what was encoded begins at row `first`.
+    #[must_use]
+    pub fn in_rows_from(mut self, first: usize) -> Self {
+        if let Self::NotFinite { row, .. } | Self::Overflow { row, .. } = &mut self {
+            *row += first;
+        }
+        self
+    }
+}

@@ -89,8 +89,23 @@ impl Device {
         }
     }
 
-    /// Ends the profile of a GPU's kernels that the first step of a [`Compute`](crate::Compute) with a profile began, once
-    /// everything is done; `None` if there is none.
+    /// Begins a profile of a GPU's kernels, unless one goes on already; of the processor there is none.
+    ///
+    /// # Errors
+    /// [`Error::DeviceUnavailable`].
+    pub fn start_profile(self) -> Result<()> {
+        #[cfg(feature = "cuda")]
+        if let Device::Cuda(ordinal) = self
+            && let gpu = cuda::gpu(ordinal)?
+            && !gpu.is_profiled()
+        {
+            gpu.start_profile();
+        }
+        Ok(())
+    }
+
+    /// Ends the profile of a GPU's kernels that [`Device::start_profile`] or the first step of a
+    /// [`Compute`](crate::Compute) with a profile began, once everything is done; `None` if there is none.
     ///
     /// # Errors
     /// What the device says, also for what went wrong in a launch before.
@@ -105,7 +120,7 @@ impl Device {
         Ok(None)
     }
 
-    /// Whether tensors that lie there can be made of this type by [`Tensor::to_dtype`](crate::Tensor::to_dtype).
+    /// Whether tensors that lie there can be converted to this type by [`Tensor::to_dtype`](crate::Tensor::to_dtype).
     pub fn can_encode(self, dtype: DType) -> bool {
         match self {
             #[cfg(feature = "cuda")]

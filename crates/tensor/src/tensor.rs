@@ -232,8 +232,8 @@ impl Tensor {
     /// that the processor makes, of finite elements; see [`Device::can_encode`].
     ///
     /// # Errors
-    /// [`Error::Block`] if `dtype` cannot be encoded or an element cannot be, [`Error::Bytes`] if its blocks do not divide
-    /// a row, and what a GPU says, which does not make every type.
+    /// [`Error::Block`] if the device cannot encode `dtype` ([`Device::can_encode`]) or, of the processor, an element, and
+    /// [`Error::Bytes`] if its blocks do not divide a row.
     pub fn to_dtype(&self, dtype: DType) -> Result<Tensor> {
         if dtype == self.dtype {
             return Ok(self.clone());

@@ -123,6 +123,25 @@ fn edges_of_the_crate_graph_point_down() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// Which those are that do not is in the manifest's profile, too.
+#[test]
+fn crates_that_compute_are_optimised_in_tests() {
+    let manifest = std::fs::read_to_string(workspace().join("Cargo.toml")).unwrap();
+    for package in members(&metadata()) {
+        let name = text(package, "name");
+        let level =
+            if matches!(name, "serve" | "openai-api") || name.ends_with("-cli") { 1 } else { 2 };
+        let [line, table] = [
+            format!("\n{name}.opt-level = {level}\n"),
+            format!("\n{name} = {{ opt-level = {level}"),
+        ];
+        assert!(
+            manifest.contains(&line) || manifest.contains(&table),
+            "{name}: say so in [profile.dev.package]"
+        );
+    }
+}
+
 #[test]
 fn blocks_depends_on_little() {
     let metadata = metadata();

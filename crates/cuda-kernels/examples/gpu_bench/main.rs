@@ -9,7 +9,7 @@ mod roofline;
 use std::fmt::Write;
 use std::path::PathBuf;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Parser;
 use cuda_kernels::compile::CubinCache;
 use cuda_kernels::emulator::Emulator;
@@ -89,6 +89,10 @@ fn main() -> Result<()> {
 
 /// The ceilings and the times of these families, or of all.
 fn measure(gpu: &Gpu, full: bool, families: &[String]) -> Result<(Ceilings, Vec<Figure>)> {
+    let known = || FAMILIES.iter().map(|&(family, _)| family);
+    if let Some(unknown) = families.iter().find(|&f| known().all(|family| family != f)) {
+        bail!("no family '{unknown}'; there are {}", known().collect::<Vec<_>>().join(", "));
+    }
     let mut product = ("none", 0.0);
     for &(name, rate) in PRODUCTS {
         let Some(rate) = rate(gpu, full).with_context(|| name)? else {

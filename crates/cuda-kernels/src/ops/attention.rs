@@ -252,7 +252,7 @@ fn prefill(
     // Rows of a tile, bytes of shared memory that are asked for, and those that a kernel has anyhow.
     let (name, tile, shared, fixed) = match kernel {
         PrefillKernel::PerRow => ("attention_prefill_per_row", 4, 0, 0),
-        PrefillKernel::Tiled => (TILED[size], 32, (96 * (dim + 4) + 32 * 33) * 4, 0),
+        PrefillKernel::Tiled => (TILED[size], 32, 96 * (dim + 4) * 4, 0),
         PrefillKernel::TensorCores => {
             let tile = if dim == 256 { 64 } else { 128 };
             (cache.prefill[size], tile as usize, (tile + 2 * KEYS) * 2 * dim, 2 * KEYS * 4)

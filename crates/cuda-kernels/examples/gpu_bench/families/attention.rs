@@ -70,7 +70,7 @@ pub(super) fn decode(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
-/// A prompt, causally, by the last kernel and, where that takes no minutes, by those before it.
+/// A prompt, causally, by each kernel.
 pub(super) fn prefill(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
     let sizes: &[usize] = if full { &[512, 2048, 8192] } else { &[40] };
     let mut cases = Vec::new();
@@ -78,9 +78,6 @@ pub(super) fn prefill(gpu: &Gpu, full: bool) -> Result<Vec<Case>> {
         let kernels = (1..).zip(PrefillKernel::ALL);
         let each = kernels.flat_map(|of| sizes.iter().map(move |&size| (of, size)));
         for ((version, kernel), positions) in each {
-            if kernel != PrefillKernel::TensorCores && positions > 2048 {
-                continue;
-            }
             let gpu = gpu.clone();
             let tables = tables(1, positions);
             let rows: Vec<AttentionRow> =

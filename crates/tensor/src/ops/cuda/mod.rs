@@ -53,6 +53,9 @@ pub(crate) fn can_encode(dtype: DType) -> bool {
 
 /// A tensor on a GPU as another type of `len` bytes.
 pub(crate) fn to_dtype(x: &Tensor, dtype: DType, len: usize) -> Result<Tensor> {
+    if !can_encode(dtype) {
+        return Err(blocks::BlockError::NoEncoder { dtype }.into());
+    }
     let (buffer, elements) = (x.buffer()?, x.shape().elements().unwrap_or(0));
     let gpu = buffer.gpu();
     let converted = |to: DType, len: usize| {
