@@ -178,7 +178,7 @@ template <int DIM> DEVICE void tiled(PREFILL_PARAMETERS) {
             for (int e = 0; e < 4; ++e) sum[j][e] *= old;
 #pragma unroll
         for (int i = 0; i < TILED_KEYS / 4; ++i)
-#pragma unroll 1
+#pragma unroll 2
             for (int owner = 0; owner < 4; ++owner) {  // which of the row's threads has the weight
                 const float p = __shfl_sync(ALL_LANES, score[i], (lane_id() & ~3) | owner);
                 const float* value = value_tile + (4 * i + owner) * LINE + 4 * part;
